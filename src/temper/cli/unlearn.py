@@ -1,0 +1,63 @@
+"""`temper unlearn`: from a recipe to a model that has forgotten, its evidence and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from temper.cli.console import DebugFlag, JsonFlag, emit, shown_progress, verb
+from temper.cli.recipe import OverridesArgument, RecipeArgument
+
+__all__ = ["unlearn"]
+
+
+@verb
+def unlearn(
+    path: RecipeArgument,
+    overrides: OverridesArgument = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; else runs/NAME.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; load no weights, write nothing.")] = False,
+    json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Unlearn as a recipe says; with an evaluate section also assess the result and write its report.
+
+    A stopped run goes on where it was when the same command is given again.
+
+    Example: temper unlearn tiny/npo.yaml train.steps=50 --out runs/try
+    """
+    from temper.recipe import load
+
+    recipe = load(path, overrides or [])
+    if dry_run:
+        from temper.unlearn.prepare import plan
+
+        planned = plan(recipe)
+        emit(planned.facts) if json else typer.echo("\n".join(planned.lines))
+        return
+    from temper import assess, report
+    from temper import unlearn as room
+
+    with shown_progress() as progress:
+        folder = room.run(recipe, out, progress=progress)
+        evidence = assess.run(folder, progress=progress) if recipe.evaluate is not None else None
+        page = report.run(folder) if evidence is not None else None
+    if json:
+        emit(
+            {
+                "folder": str(folder),
+                "model": str(folder / "model"),
+                "report": str(page) if page else None,
+                "evidence": evidence.model_dump(mode="json") if evidence else None,
+            }
+        )
+        return
+    if evidence is not None:
+        from temper.display.terminal import print_evidence
+
+        print_evidence([evidence])
+    typer.echo(f"model   {folder / 'model'}")
+    if page is not None:
+        typer.echo(f"report  {page}")

@@ -1,0 +1,150 @@
+"""Loading models and tokenizers: a local folder, a hub name or the embedded world's models. Only safetensors weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from temper.errors import ModelError, nearest
+from temper.files import hash_file
+from temper.recipe import ModelSection, WorldSection
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["check_context", "load_config", "load_model", "load_tokenizer", "pad_id_of", "resolve_path", "weights_hash"]
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def resolve_path(path: str, world: WorldSection) -> str:
+    """Return a local folder or a hub name; `world:` names are built on demand and become folders.
+
+    Raises:
+        ModelError: A local folder holds no model, or only pickled weights.
+    """
+    if path.startswith("world:"):
+        from temper.world import locate, world_spec
+
+        return str(locate(path, world_spec(world.size, world.seed)))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    if folder.is_file():
+        raise ModelError(f"{path}: is a file. Give the folder that holds config.json and the safetensors weights.")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        near = nearest(folder.name, [item.name for item in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
+        raise ModelError(f"{path}: no such folder{near}")
+    return path
+
+
+def _check_folder(folder: Path) -> None:
+    names = [item.name for item in folder.iterdir()]
+    if "config.json" not in names:
+        raise ModelError(f"{folder}: holds no config.json, so it is not a model folder")
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickled = sorted(name for name in names if name.endswith(_PICKLED))
+    if pickled:
+        raise ModelError(
+            f"{folder}: holds only pickled weights ({', '.join(pickled[:3])}), which can run code when they are opened. "
+            "Convert them to safetensors first, on a machine you trust the file on."
+        )
+    raise ModelError(f"{folder}: holds no safetensors weights")
+
+
+def _hub_arguments(section: ModelSection | None) -> dict[str, Any]:
+    if section is None:
+        return {"trust_remote_code": False}
+    return {"revision": section.revision or "main", "trust_remote_code": section.trust_remote_code}
+
+
+def _named(error: Exception, path: str) -> ModelError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(f"{path}: could not be loaded ({reason}). Give a local folder, or a hub name that this machine can reach.")
+
+
+def load_config(path: str, *, section: ModelSection | None = None, world: WorldSection) -> PretrainedConfig:
+    """Return the configuration of a model; reads no weights."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(resolve_path(path, world), **_hub_arguments(section))
+    except (OSError, ValueError, KeyError) as error:
+        raise _named(error, path) from error
+
+
+def load_model(path: str, *, section: ModelSection | None = None, world: WorldSection) -> PreTrainedModel:
+    """Return a causal language model in evaluation mode, on the best device.
+
+    Args:
+        path: A local folder, a hub name, `world:original` or `world:gold`.
+        section: Where it is given: dtype, attention, revision, trust_remote_code.
+        world: Which embedded world `world:` means.
+
+    Raises:
+        ModelError: The model cannot be found, has no safetensors weights or is no causal language model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = section.dtype if section is not None else "float32"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve_path(path, world),
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation=section.attention if section is not None else "sdpa",
+            use_safetensors=True,
+            **_hub_arguments(section),
+        )
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise _named(error, path) from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def load_tokenizer(path: str, *, section: ModelSection | None = None, world: WorldSection) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that lies beside a model.
+
+    Raises:
+        ModelError: There is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(resolve_path(path, world), **_hub_arguments(section))
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise _named(error, path) from error
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return an id to pad with. It is never read: attention masks come from true lengths."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id):
+        if candidate is not None:
+            return int(candidate)
+    return 0
+
+
+def check_context(config: PretrainedConfig, max_length: int, what: str) -> None:
+    """Refuse a length that the model's positions cannot hold.
+
+    Raises:
+        ModelError: `max_length` is above the model's context.
+    """
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and max_length > context:
+        raise ModelError(f"{what} = {max_length} tokens, but the model's context is {context}. Set it to at most {context}.")
+
+
+def weights_hash(folder: str | Path) -> str:
+    """Return one hash over the safetensors files of a model folder, independent of where it lies."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(file.name.encode() + bytes.fromhex(hash_file(file)))
+    return digest.hexdigest()

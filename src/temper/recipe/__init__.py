@@ -1,0 +1,37 @@
+"""Recipes: the typed document that decides a run.
+
+The command line, the Python API and a saved run all use the same one. What a method's own settings mean belongs to the
+method; reading data and models belongs to `temper.data` and `temper.models`.
+"""
+
+from temper.recipe.load import apply_overrides, dump, from_dict, json_schema, load, recipe_hash, shipped
+from temper.recipe.schema import (
+    ROLES,
+    DataSource,
+    EvaluateSection,
+    ModelSection,
+    Recipe,
+    ReportSection,
+    Section,
+    TrainSection,
+    WorldSection,
+)
+
+__all__ = [
+    "ROLES",
+    "DataSource",
+    "EvaluateSection",
+    "ModelSection",
+    "Recipe",
+    "ReportSection",
+    "Section",
+    "TrainSection",
+    "WorldSection",
+    "apply_overrides",
+    "dump",
+    "from_dict",
+    "json_schema",
+    "load",
+    "recipe_hash",
+    "shipped",
+]

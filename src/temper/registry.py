@@ -1,0 +1,112 @@
+"""Names that recipes use, each mapped to ``"package.module:Object"`` and imported only when asked for.
+
+This table is text, so it imports nothing: `temper methods` and `temper recipe validate` answer without loading torch.
+Other packages add names through entry points in the group ``temper.<kind>`` (for example ``temper.objective``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from temper.errors import InputError, nearest
+
+__all__ = ["SYSTEMS", "System", "names", "resolve"]
+
+_TABLE: Final[dict[str, dict[str, str]]] = {
+    "objective": {
+        "ga": "temper.unlearn.ga:GradientAscent",
+        "graddiff": "temper.unlearn.graddiff:GradDiff",
+        "klmin": "temper.unlearn.klmin:KLMin",
+        "npo": "temper.unlearn.npo:NPO",
+        "po": "temper.unlearn.po:PreferenceOptimization",
+        "rmu": "temper.unlearn.rmu:RMU",
+        "simnpo": "temper.unlearn.simnpo:SimNPO",
+    },
+    "selection": {
+        "all": "temper.models.selection:SelectAll",
+        "layers": "temper.models.selection:SelectLayers",
+        "lora": "temper.models.selection:SelectLora",
+        "pattern": "temper.models.selection:SelectPattern",
+    },
+    "schedule": {"sum": "temper.train.schedule:SumSchedule"},
+    "metric": {
+        "answer_accuracy": "temper.assess.metrics.answer_accuracy:AnswerAccuracy",
+        "exact_memorization": "temper.assess.metrics.exact_memorization:ExactMemorization",
+        "extraction_strength": "temper.assess.metrics.extraction_strength:ExtractionStrength",
+        "membership": "temper.assess.metrics.membership:Membership",
+        "probability": "temper.assess.metrics.probability:Probability",
+        "rouge": "temper.assess.metrics.rouge:Rouge",
+        "trace_leak": "temper.assess.metrics.trace_leak:TraceLeak",
+    },
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """One of the ten published systems and what of it works in this version.
+
+    Attributes:
+        name: Its name in the literature.
+        gives: What a user gets from it, in one line.
+        room: The package that holds it.
+        works: What works today; empty when nothing does yet.
+    """
+
+    name: str
+    gives: str
+    room: str
+    works: str
+
+
+SYSTEMS: Final[tuple[System, ...]] = (
+    System(
+        "R2MU",
+        "forgetting in reasoning traces, not only answers, with reasoning kept",
+        "temper.unlearn",
+        "RMU on the trunk; trace leak measured",
+    ),
+    System("WAGLE", "attribution of the weights that forget; masked training of those", "temper.unlearn", ""),
+    System("SPUNGE", "split forget data by attribute, unlearn apart, merge", "temper.unlearn", ""),
+    System(
+        "LLM unlearning, rethought",
+        "scope, objectives and the assessment against a retrained model",
+        "temper.unlearn, temper.assess",
+        "GA, GradDiff, KL-min, PO, NPO, SimNPO, RMU; first evidence against gold",
+    ),
+    System(
+        "SISA + FairSISA", "exact deletion by shards; fair post-processing of the ensemble", "temper.sisa, temper.fairness", ""
+    ),
+    System("EPiC", "chain-of-thought data condensed to head and tail", "temper.reason", ""),
+    System("XRIGHT (ALRIGHT, MAXRIGHT)", "joint supervised and preference training that forgets neither", "temper.align", ""),
+    System("MAP", "several human values to chosen levels, by a certified primal-dual solution", "temper.align", ""),
+    System("LinC", "calibrated in-context classification from a few labels", "temper.calibrate", ""),
+    System("Prefix-tuning poisoning", "planting, measuring, auditing, defending generative models", "temper.poison", ""),
+)
+
+
+def _plugins(kind: str) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=f"temper.{kind}")}
+
+
+def names(kind: str) -> list[str]:
+    """Return the names registered for a kind, sorted, plug-ins included."""
+    return sorted({*_TABLE[kind], *_plugins(kind)})
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Return the object registered under a name.
+
+    A built-in name cannot be replaced by a plug-in.
+
+    Raises:
+        InputError: The name is unknown; the nearest one is given.
+    """
+    target = _TABLE[kind].get(name) or _plugins(kind).get(name)
+    if target is None:
+        known = names(kind)
+        raise InputError(f"{kind} {name!r} is not known{nearest(name, known)}. Known: {', '.join(known)}.")
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

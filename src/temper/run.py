@@ -1,0 +1,216 @@
+"""A run: one folder with the resolved recipe, the manifest, the log, the artefact and its evidence.
+
+    runs/NAME/
+      recipe.yaml      the recipe with every default filled in; enough to run again
+      manifest.json    hashes of recipe, model and data; code version; seed; the state of every stage
+      log.jsonl        one line an event
+      model/ or adapter/   the artefact, safetensors
+      evidence.json records.parquet report.html report.md report.json
+
+A run that is started again with the same recipe goes on where it stopped: finished stages are skipped, training resumes
+from its last whole checkpoint. Another recipe in the same folder is refused. Only one process works in a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from temper import __version__
+from temper.errors import DataError, InputError, RunLocked
+from temper.files import append_line, read_json, write_json, write_text
+from temper.recipe import Recipe, dump, load, recipe_hash
+
+__all__ = ["Progress", "Run", "environment", "open_run"]
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (stage, done, total, note)."""
+
+MANIFEST_SCHEMA: Final = "temper/manifest/1"
+_PACKAGES: Final = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "scipy")
+
+
+def environment() -> dict[str, Any]:
+    """Return what a result depends on beside its recipe: versions, machine, state of the source tree."""
+    versions = {"temper": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Return commit and whether the source tree differs from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changes = subprocess.run(
+            ["git", "-C", here, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "modified": bool(changes.stdout.strip())}
+
+
+class Run:
+    """An open run folder. Use `open_run`.
+
+    Attributes:
+        folder: The run folder.
+        recipe: The resolved recipe.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, manifest: dict[str, Any], progress: Progress | None) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self._manifest = manifest
+        self._progress = progress
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Return a copy of the manifest."""
+        return dict(json.loads(json.dumps(self._manifest)))
+
+    @property
+    def model_folder(self) -> Path:
+        """Return where the artefact model is saved."""
+        return self.folder / "model"
+
+    def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Tell whoever watches that `done` of `total` of a stage is finished."""
+        if self._progress is not None:
+            self._progress(stage, done, total, note)
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Append one event to log.jsonl."""
+        append_line(self.folder / "log.jsonl", {"time": round(time.time(), 3), "event": event, **facts})
+
+    def stage_done(self, name: str) -> bool:
+        """Return whether a stage has finished in this or an earlier process."""
+        return name in self._manifest["stages"]
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """Return the facts a finished stage left."""
+        return dict(self._manifest["stages"][name])
+
+    def finish_stage(self, name: str, **facts: Any) -> None:
+        """Note in the manifest that a stage has finished, with facts about it."""
+        self._manifest["stages"][name] = {"finished": round(time.time(), 3), **facts}
+        self._write()
+        self.log("stage", name=name)
+
+    def note_inputs(self, **hashes: Any) -> None:
+        """Record hashes of model and data; refuse to go on with inputs that changed since the run began.
+
+        Raises:
+            DataError: An input has another content than when the run was started.
+        """
+        known = self._manifest["inputs"]
+        for name, value in hashes.items():
+            if name in known and known[name] != value:
+                raise DataError(
+                    f"{self.folder}: the {name} changed since this run was started (was {str(known[name])[:12]}, is {str(value)[:12]}). "
+                    "Put the old content back to resume, or start a new run with another output folder."
+                )
+        if any(name not in known for name in hashes):
+            known.update(hashes)
+            self._write()
+
+    def _write(self) -> None:
+        write_json(self.folder / "manifest.json", self._manifest)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            raise RunLocked(
+                f"{folder}: another process (pid {owner}) works in this run folder. Wait for it, or give another output folder."
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield  # the kernel drops the lock with the file, also when the process is killed
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if old == new else [f"{path}: {json.dumps(old)[:60]} there, {json.dumps(new)[:60]} here"]
+
+
+@contextlib.contextmanager
+def open_run(recipe: Recipe, output: Path | None = None, *, progress: Progress | None = None) -> Iterator[Run]:
+    """Open the run folder of a recipe, new or to be resumed, and hold its lock while the block lasts.
+
+    Args:
+        recipe: The recipe.
+        output: The run folder; else `recipe.output`, else ``runs/NAME``.
+        progress: Called as work proceeds.
+
+    Raises:
+        RunLocked: Another process works in the folder.
+        InputError: The folder holds a run of another recipe, or is not a run folder.
+    """
+    folder = output or Path(recipe.output or f"runs/{recipe.name}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file. Give a folder as output.")
+    with _locked(folder):
+        manifest_path = folder / "manifest.json"
+        if manifest_path.exists():
+            manifest = read_json(manifest_path)
+            if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
+                raise InputError(f"{manifest_path}: not a manifest of this version. Give another output folder.")
+            if manifest["recipe_hash"] != recipe_hash(recipe):
+                old = load(folder / "recipe.yaml")
+                lines = _differences(old.model_dump(mode="json"), recipe.model_dump(mode="json"))
+                lines = [line for line in lines if not line.startswith("output:")]
+                raise InputError(
+                    f"{folder} holds a run of another recipe. Give another output folder (output=DIR), or remove it. They differ in:\n"
+                    + "\n".join(f"  - {line}" for line in lines[:12])
+                )
+        else:
+            others = [item.name for item in folder.iterdir() if item.name != ".lock" and not item.name.startswith(".")]
+            if others:
+                raise InputError(
+                    f"{folder}: not empty and not a run folder (holds {', '.join(sorted(others)[:3])}). Give another output folder."
+                )
+            manifest = {
+                "schema": MANIFEST_SCHEMA,
+                "name": recipe.name,
+                "recipe_hash": recipe_hash(recipe),
+                "seed": recipe.seed,
+                "started": round(time.time(), 3),
+                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "environment": environment(),
+                "inputs": {},
+                "stages": {},
+            }
+            write_text(folder / "recipe.yaml", dump(recipe))
+            write_json(manifest_path, manifest)
+        yield Run(folder, recipe, manifest, progress)

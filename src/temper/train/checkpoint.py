@@ -1,0 +1,115 @@
+"""Checkpoints of a training run: trained tensors, optimiser, schedule, random state, as safetensors and JSON.
+
+`transformers.Trainer` writes some of these with pickle and straight into their final place. Here a checkpoint is written
+aside and renamed, so a killed process leaves whole checkpoints only, and opening one runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from temper.errors import RunError
+from temper.files import folder_aside, read_json, write_json
+
+__all__ = ["latest", "load_optimizer", "load_random_state", "load_spent", "load_trained", "prune", "save"]
+
+_NAME = re.compile(r"^checkpoint-(\d+)$")
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint, or None."""
+    found = (
+        [(int(match.group(1)), item) for item in folder.glob("checkpoint-*") if (match := _NAME.match(item.name))]
+        if folder.is_dir()
+        else []
+    )
+    return max(found)[1] if found else None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints."""
+    found = sorted((int(match.group(1)), item) for item in folder.glob("checkpoint-*") if (match := _NAME.match(item.name)))
+    for _, item in found[: -keep or None]:
+        shutil.rmtree(item)
+
+
+def save(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any, trainer_state: str, spent: dict[str, float]) -> None:
+    """Write a checkpoint whole.
+
+    Args:
+        path: Its folder, named checkpoint-STEP.
+        model: Only parameters that train are written.
+        optimizer: Its moments are written by parameter index.
+        scheduler: Learning rate schedule.
+        trainer_state: The trainer's own state as JSON text.
+        spent: Seconds and tokens used so far.
+    """
+    with folder_aside(path) as folder:
+        trained = {name: p.detach().contiguous().cpu() for name, p in model.named_parameters() if p.requires_grad}
+        save_file(trained, folder / "trained.safetensors")
+        state = optimizer.state_dict()
+        tensors: dict[str, torch.Tensor] = {}
+        for index, entry in state["state"].items():
+            for name, value in entry.items():
+                tensors[f"{index}.{name}"] = (
+                    value.detach().contiguous().cpu() if isinstance(value, torch.Tensor) else torch.tensor(value)
+                )
+        save_file(tensors, folder / "optimizer.safetensors")
+        write_json(folder / "optimizer.json", {"param_groups": state["param_groups"]})
+        write_json(folder / "scheduler.json", scheduler.state_dict())
+        random_state = {"cpu": torch.random.get_rng_state()}
+        if torch.cuda.is_available():
+            random_state["cuda"] = torch.cuda.get_rng_state()
+        save_file(random_state, folder / "random.safetensors")
+        write_json(folder / "spent.json", spent)
+        (folder / "trainer_state.json").write_text(trainer_state, encoding="utf-8")
+
+
+def load_trained(path: Path, model: torch.nn.Module) -> None:
+    """Put the trained tensors of a checkpoint into a model.
+
+    Raises:
+        RunError: The checkpoint holds other parameters than those that train.
+    """
+    stored = load_file(path / "trained.safetensors")
+    expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if stored.keys() != expected.keys():
+        raise RunError(f"{path}: holds other parameters than the selection trains. Remove the run folder and start again.")
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            parameter.copy_(stored[name])
+
+
+def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
+    """Put optimiser moments and learning rate schedule back."""
+    tensors = load_file(path / "optimizer.safetensors")
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    groups = read_json(path / "optimizer.json")["param_groups"]
+    for group in groups:
+        if "betas" in group:
+            group["betas"] = tuple(group["betas"])
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    scheduler.load_state_dict(read_json(path / "scheduler.json"))
+
+
+def load_random_state(path: Path) -> None:
+    """Put torch's random state back, which dropout uses."""
+    stored = load_file(path / "random.safetensors")
+    torch.random.set_rng_state(stored["cpu"])
+    if "cuda" in stored and torch.cuda.is_available():
+        torch.cuda.set_rng_state(stored["cuda"])
+
+
+def load_spent(path: Path) -> dict[str, float]:
+    """Return the seconds and tokens used before a checkpoint."""
+    return dict(json.loads((path / "spent.json").read_text(encoding="utf-8")))

@@ -1,0 +1,105 @@
+"""Terms on the hidden states of one block: steer them to a fixed vector, or hold them where they were.
+
+    steer   F = mean_b ⟨ (1/d) ‖h_θ^ℓ(t) - c·u‖² ⟩_mask        (RMU on forget rows)
+    anchor  R = mean_b ⟨ (1/d) ‖h_θ^ℓ(t) - h_0^ℓ(t)‖² ⟩_mask   (RMU on retain rows)
+
+⟨·⟩_mask is the mean over a row's masked tokens; u has norm 1, c is its length. Only the blocks up to ℓ are needed.
+
+Which tokens count decides what is forgotten, so it is stated with every result:
+`labelled` the scored tokens; `answer` those and the positions that predict them; `nonpad` every token, the question too;
+`all` padding as well, as in the official code (for parity only: results then depend on what shares a batch).
+
+Source: Li et al., The WMDP Benchmark (2024), section 4, and its code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+
+from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, TermValue, Unit, labelled_BL, predicting_BL
+
+__all__ = ["Anchor", "Mask", "Steer", "masked_square_sum", "token_mask_BL"]
+
+Mask = Literal["labelled", "answer", "nonpad", "all"]
+
+
+def token_mask_BL(batch: Batch, mask: Mask) -> torch.Tensor:
+    """Return True at the tokens that count, shape (B, L)."""
+    if mask == "labelled":
+        return labelled_BL(batch)
+    if mask == "answer":
+        return labelled_BL(batch) | predicting_BL(batch)
+    if mask == "nonpad":
+        return batch.attention_mask == 1
+    return torch.ones_like(batch.labels, dtype=torch.bool)
+
+
+def masked_square_sum(hidden_BLD: torch.Tensor, target: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    """Return Σ_b of the mean over each row's masked tokens of (1/d)‖h - target‖², a scalar.
+
+    Args:
+        hidden_BLD: Hidden states.
+        target: (B, L, D), or (D,) for one vector everywhere.
+        mask_BL: True where a token counts; every row needs at least one.
+
+    Example:
+        One row, two tokens at distance (1, 1) and (3, 1) from the target, only the first counts: (1 + 1)/2 = 1.
+
+        >>> masked_square_sum(torch.tensor([[[1.0, 1.0], [3.0, 1.0]]]), torch.zeros(2), torch.tensor([[True, False]])).item()
+        1.0
+    """
+    difference_BLD = hidden_BLD - target
+    if difference_BLD.dtype in (torch.float16, torch.bfloat16):
+        difference_BLD = difference_BLD.float()  # squares and their mean lose most of their digits in half precision
+    square_BL = difference_BLD.pow(2).mean(dim=-1)
+    weights_BL = mask_BL.to(square_BL.dtype)
+    return ((square_BL * weights_BL).sum(dim=1) / weights_BL.sum(dim=1)).sum()
+
+
+@dataclass(frozen=True)
+class Steer(LossTerm):
+    """Misdirection: hidden states of block `layer` to the control vector."""
+
+    layer: int = 0
+    control_D: torch.Tensor = field(default_factory=lambda: torch.zeros(0), compare=False)
+    mask: Mask = "labelled"
+    unit: ClassVar[Unit] = "rows"
+    label: ClassVar[str] = "steer"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Return {hidden:ℓ}."""
+        return frozenset({f"hidden:{self.layer}"})
+
+    def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
+        """Return the sum over rows; logs the mean cosine to the control vector, the better sign of progress."""
+        hidden_BLD = outputs.hidden[self.layer]
+        mask_BL = token_mask_BL(batch, self.mask)
+        control_D = self.control_D.to(hidden_BLD)
+        with torch.no_grad():
+            cosine_BL = torch.cosine_similarity(hidden_BLD.float(), control_D.float().expand_as(hidden_BLD), dim=-1)
+            cosine = ((cosine_BL * mask_BL).sum(dim=1) / mask_BL.sum(dim=1)).sum()
+        return TermValue(masked_square_sum(hidden_BLD, control_D, mask_BL), {"cosine": cosine})
+
+
+@dataclass(frozen=True)
+class Anchor(LossTerm):
+    """Preservation: hidden states of block `layer` stay where the model from before had them."""
+
+    layer: int = 0
+    mask: Mask = "nonpad"
+    unit: ClassVar[Unit] = "rows"
+    label: ClassVar[str] = "anchor"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Return {hidden:ℓ, ref_hidden:ℓ}."""
+        return frozenset({f"hidden:{self.layer}", f"ref_hidden:{self.layer}"})
+
+    def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
+        """Return the sum over rows."""
+        total = masked_square_sum(outputs.hidden[self.layer], cache.hidden[self.layer], token_mask_BL(batch, self.mask))
+        return TermValue(total, {"moved": total.detach()})

@@ -1,0 +1,201 @@
+"""What an unlearning run needs before the model's weights are loaded: rows, their checks, and the plan of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from temper.errors import RecipeError
+from temper.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from temper.data import Encoded
+    from temper.unlearn.objective import Objective, Substitution
+
+__all__ = ["Plan", "Prepared", "objective_of", "plan", "prepare"]
+
+
+@dataclass
+class Prepared:
+    """Everything that is known before the weights are there.
+
+    Attributes:
+        rows: Role to its encoded rows.
+        substitution: Other responses for the forget rows, where the objective wants them.
+        overlap: What the overlap check found.
+    """
+
+    objective: Objective
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    rows: dict[str, Encoded]
+    substitution: Substitution | None
+    overlap: dict[str, Any]
+
+
+def objective_of(recipe: Recipe) -> Objective:
+    """Return the objective of a recipe for unlearning, after checking that the recipe is complete.
+
+    Raises:
+        RecipeError: Every section that is missing, at once.
+    """
+    from temper import registry
+
+    problems: list[str] = []
+    objective = recipe.method
+    if objective is None:
+        problems.append(f"method: missing; unlearning needs an objective, one of: {', '.join(registry.names('objective'))}.")
+    if recipe.train is None:
+        problems.append("train: missing; give at least steps or epochs.")
+    if objective is not None:
+        roles: tuple[str, ...] = objective.roles  # type: ignore[attr-defined]
+        for role in roles:
+            if role not in recipe.data:
+                problems.append(f"data.{role}: missing; objective {objective.name} reads the roles {', '.join(roles)}.")  # type: ignore[attr-defined]
+        unread = [role for role in recipe.data if role not in roles]
+        problems += [
+            f"data.{role}: objective {objective.name} does not read this role. Remove it, or move it to evaluate.data."
+            for role in unread
+        ]  # type: ignore[attr-defined]
+        if recipe.train is not None and recipe.train.anchor not in roles:
+            problems.append(
+                f"train.anchor: {recipe.train.anchor!r} is not a role of objective {objective.name} ({', '.join(roles)})."
+            )  # type: ignore[attr-defined]
+    if problems:
+        raise RecipeError(problems, f"recipe {recipe.name}")
+    return objective  # type: ignore[return-value]
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Read and check the data and the model's configuration; loads no weights.
+
+    Raises:
+        RecipeError: A section or a role is missing.
+        DataError: A file, row or column is wrong, or forget rows stand in the retain data.
+        ModelError: The model cannot be found, or a length or layer does not fit it.
+    """
+    from temper.data import check_overlap, load_role
+    from temper.models.load import check_context, load_config, load_tokenizer
+
+    objective = objective_of(recipe)
+    assert recipe.train is not None
+    config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
+    objective.check(int(config.num_hidden_layers))
+    check_context(config, recipe.train.max_length, "train.max_length")
+    tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)
+    rows = {
+        role: load_role(
+            role,
+            recipe.data[role],
+            tokenizer,
+            world=recipe.world,
+            max_length=recipe.train.max_length,
+            overflow=recipe.train.overflow,
+        )
+        for role in objective.roles
+    }
+    overlap: dict[str, Any] = {}
+    if "forget" in rows and "retain" in rows:
+        report = check_overlap(rows["forget"], rows["retain"], recipe.train.allow_overlap)
+        overlap = {"exact": report.exact, "ngram_share": report.ngram_share}
+    substitution = objective.substitute(rows["forget"], _encoder(recipe, tokenizer, rows["forget"]), recipe.seed, Path())
+    return Prepared(objective, config, tokenizer, rows, substitution, overlap)
+
+
+def _encoder(recipe: Recipe, tokenizer: Any, forget: Encoded) -> Callable[[Sequence[dict[str, Any]]], Encoded]:
+    """Return a function that encodes other responses to the prompts of given forget items."""
+
+    def encode_responses(variants: Sequence[dict[str, Any]]) -> Encoded:
+        from temper.data import encode, join
+
+        assert recipe.train is not None
+        parts = []
+        for number, source in enumerate(recipe.data["forget"]):
+            changed = []
+            for count, variant in enumerate(variants):
+                item = variant["item"]
+                if forget.source_of[item] == number:
+                    row = dict(forget.items[item].row)
+                    changed.append({**row, source.response: variant["response"], "id": f"{forget.items[item].id}~{count}"})
+            if changed:
+                where = f"{source.path} with substituted responses"
+                parts.append(
+                    encode(
+                        changed,
+                        tokenizer,
+                        source,
+                        max_length=recipe.train.max_length,
+                        overflow=recipe.train.overflow,
+                        where=where,
+                    )
+                )
+        return join(parts)
+
+    return encode_responses
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        lines: For people.
+        facts: The same as JSON.
+    """
+
+    lines: list[str]
+    facts: dict[str, Any]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Return what a run of this recipe would do, without loading weights or writing anything.
+
+    The memory figure counts weights, gradients, optimiser state and kept originals; activations come on top.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from temper.models.trunk import check_layer
+    from temper.train.engine import plan_of
+    from temper.train.trainer import total_steps
+    from temper.unlearn.objective import Context
+
+    prepared = prepare(recipe)
+    assert recipe.train is not None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(prepared.config, trust_remote_code=recipe.model.trust_remote_code)
+    total = sum(p.numel() for p in model.parameters())
+    model = recipe.selection.apply(model)  # type: ignore[attr-defined]
+    context = Context(
+        recipe.seed, int(prepared.config.hidden_size), lambda layer, what: check_layer(model, layer, what), lambda *_: 1.0, {}
+    )
+    passes = plan_of(prepared.objective.terms(context))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    steps = total_steps(recipe.train, len(prepared.rows[recipe.train.anchor].items))
+    copies = trained if (passes.original_logits or passes.frozen_layer is not None) and not recipe.selection.is_adapter else 0  # type: ignore[attr-defined]
+    megabytes = (4 * total + 4 * 3 * trained + 4 * copies) / 2**20
+    facts = {
+        "method": prepared.objective.name,
+        "parameters": total,
+        "trained_parameters": trained,
+        "steps": steps,
+        "rows_per_step": recipe.train.batch_size * recipe.train.accumulation,
+        "rows": {role: len(rows.items) for role, rows in prepared.rows.items()},
+        "dropped": {role: len(rows.dropped) for role, rows in prepared.rows.items()},
+        "passes": passes.describe(),
+        "memory_mib_without_activations": round(megabytes, 1),
+        "overlap": prepared.overlap,
+    }
+    lines = [
+        f"objective    {prepared.objective.name} ({', '.join(f'{key}={value}' for key, value in prepared.objective.model_dump().items())})",
+        f"model        {recipe.model.path}: {total:,} parameters, {trained:,} train ({100 * trained / total:.1f} %)",
+        *(f"data         {role}: {len(rows.items)} rows, {len(rows.dropped)} dropped" for role, rows in prepared.rows.items()),
+        f"steps        {steps} x {recipe.train.batch_size * recipe.train.accumulation} rows of each role, lr {recipe.train.learning_rate:g}",
+        *(f"passes       {line}" for line in passes.describe()),
+        f"memory       {megabytes:,.0f} MiB and activations",
+    ]
+    return Plan(lines, facts)

@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+from temper.errors import ModelError
+from temper.models.selection import SelectLayers
+from temper.models.trunk import FrozenBranch, capture_hidden, check_layer, run_trunk
+
+IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 2, 0]])
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_trunk_gives_the_hidden_states_of_the_full_pass(make_llama, attention):
+    model = make_llama(layers=6)
+    model.set_attn_implementation(attention)
+    hidden, _ = run_trunk(model, 3, IDS, MASK)
+    full = model(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).hidden_states[4]
+    assert torch.equal(hidden, full)
+
+
+def test_left_padding_gives_the_same_hidden_states_in_the_trunk(make_llama):
+    model = make_llama(layers=4)
+    left = torch.tensor([[0, 1, 9, 10, 2]])
+    mask = torch.tensor([[0, 1, 1, 1, 1]])
+    hidden, _ = run_trunk(model, 2, left, mask)
+    full = model(input_ids=left, attention_mask=mask, output_hidden_states=True).hidden_states[3]
+    assert torch.equal(hidden, full)
+
+
+def test_no_block_above_the_layer_runs(make_llama):
+    model = make_llama(layers=6)
+    ran = []
+    for index, block in enumerate(model.model.layers):
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    run_trunk(model, 2, IDS, MASK)
+    assert ran == [0, 1, 2]
+
+
+def test_the_hooks_are_gone_after_a_pass(make_llama):
+    model = make_llama()
+    run_trunk(model, 0, IDS, MASK, entry_of=0)
+    assert model(input_ids=IDS).logits.shape == (2, 5, 64)
+
+
+def test_a_layer_out_of_range_is_named_with_the_range(make_llama):
+    with pytest.raises(ModelError, match=r"method.layer = 40, but LlamaForCausalLM has 2 layers \(0 to 1\)"):
+        check_layer(make_llama(), 40, "method.layer")
+
+
+def test_a_negative_layer_counts_from_the_end(make_llama):
+    assert check_layer(make_llama(layers=4), -1, "layer") == 3
+
+
+def _moved(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+
+
+@pytest.mark.parametrize("trained", [[0], [1, 2], [2]])
+def test_the_frozen_branch_gives_the_hidden_states_from_before_training(make_llama, trained):
+    model = SelectLayers(layers=trained).apply(make_llama(layers=5))
+    before, _ = run_trunk(model, 2, IDS, MASK)
+    branch = FrozenBranch(model, 2)
+    _moved(model)
+    moved, entry = run_trunk(model, 2, IDS, MASK, entry_of=branch.first)
+    assert not torch.allclose(moved, before, atol=1e-3)
+    assert torch.equal(branch.hidden(IDS, MASK, entry, slice(0, 2)), before)
+
+
+def test_the_frozen_branch_gives_single_rows_of_a_shared_batch(make_llama):
+    model = SelectLayers(layers=[1]).apply(make_llama(layers=3))
+    before, _ = run_trunk(model, 1, IDS, MASK)
+    branch = FrozenBranch(model, 1)
+    _moved(model)
+    _, entry = run_trunk(model, 1, IDS, MASK, entry_of=branch.first)
+    torch.testing.assert_close(branch.hidden(IDS, MASK, entry, slice(1, 2)), before[1:], rtol=1e-6, atol=1e-6)
+
+
+def test_the_frozen_branch_works_when_the_embedding_trains(make_llama):
+    model = make_llama(layers=3, tie=True)
+    before, _ = run_trunk(model, 1, IDS, MASK)
+    branch = FrozenBranch(model, 1)
+    _moved(model)
+    assert torch.equal(branch.hidden(IDS, MASK, None, slice(0, 2)), before)
+
+
+def test_the_frozen_branch_leaves_the_trained_weights_in_place(make_llama):
+    model = SelectLayers(layers=[1]).apply(make_llama(layers=3))
+    branch = FrozenBranch(model, 1)
+    _moved(model)
+    moved = {name: p.clone() for name, p in model.named_parameters()}
+    _, entry = run_trunk(model, 1, IDS, MASK, entry_of=branch.first)
+    branch.hidden(IDS, MASK, entry, slice(0, 1))
+    assert all(torch.equal(p, moved[name]) for name, p in model.named_parameters())
+
+
+def test_the_frozen_branch_keeps_copies_of_trained_tensors_only(make_llama):
+    model = SelectLayers(layers=[1], module="mlp.down_proj").apply(make_llama(layers=3))
+    assert FrozenBranch(model, 1).original.stored_bytes == 32 * 64 * 4
+
+
+def test_the_lower_part_is_run_once_and_without_a_graph(make_llama):
+    model = SelectLayers(layers=[2]).apply(make_llama(layers=4))
+    branch = FrozenBranch(model, 2)
+    passes = []
+    for index, block in enumerate(model.model.layers):
+        block.register_forward_hook(lambda *_, index=index: passes.append(index))
+    hidden, entry = run_trunk(model, 2, IDS, MASK, entry_of=branch.first)
+    branch.hidden(IDS, MASK, entry, slice(0, 1))
+    assert passes == [0, 1, 2, 2]
+    assert hidden.requires_grad
+    states = entry.args[0] if entry.args else entry.kwargs["hidden_states"]
+    assert not states.requires_grad
+
+
+def test_captured_hidden_states_come_from_the_same_pass(make_llama):
+    model = make_llama(layers=3)
+    with capture_hidden(model, frozenset({0, 2})) as found:
+        model(input_ids=IDS, attention_mask=MASK)
+    assert sorted(found) == [0, 2]
+    assert torch.equal(found[0], run_trunk(model, 0, IDS, MASK)[0])
