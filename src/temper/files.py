@@ -130,6 +130,7 @@ def folder_aside(path: Path) -> Iterator[Path]:
             yield aside
             for file in aside.rglob("*"):
                 if file.is_file():
+                    file.chmod(0o644)  # some writers make files private; results are meant to be shared
                     descriptor = os.open(file, os.O_RDONLY)
                     try:
                         os.fsync(descriptor)

@@ -41,7 +41,7 @@ class ScoredHead:
     @property
     def device(self) -> torch.device:
         """Return where the model lies."""
-        return next(iter(self._model.parameters())).device
+        return torch.device(next(iter(self._model.parameters())).device)
 
     @torch.no_grad()
     def _head_is_enough(self) -> bool:

@@ -104,7 +104,7 @@ def load_model(path: str, *, section: ModelSection | None = None, world: WorldSe
     except (OSError, ValueError, KeyError) as error:
         raise _named(error, path) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    return model.to(device).eval()
 
 
 def load_tokenizer(path: str, *, section: ModelSection | None = None, world: WorldSection) -> PreTrainedTokenizerBase:

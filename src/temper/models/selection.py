@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from temper.errors import ModelError
-from temper.recipe.schema import Section
+from temper.recipe import NamedSettings, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SelectAll", "SelectLayers", "SelectLora", "SelectPattern", "Selection", "decoder_layers"]
+__all__ = ["SelectAll", "SelectLayers", "SelectLora", "SelectPattern", "Selection", "decoder_layers", "selection_of"]
+
+
+def selection_of(recipe: Recipe) -> Selection:
+    """Return the selection of a recipe."""
+    if not isinstance(recipe.selection, Selection):
+        raise ModelError(f"selection {recipe.selection.name}: a plug-in must derive from temper.models.selection.Selection")
+    return recipe.selection
 
 
 def decoder_layers(model: Any) -> Any:
@@ -38,16 +45,13 @@ def decoder_layers(model: Any) -> Any:
     )
 
 
-class Selection(Section):
+class Selection(NamedSettings):
     """Base of all selections.
 
     Attributes:
-        name: The name in recipes.
-        shorthand: The field that `{name: VALUE}` sets.
+        is_adapter: Whether the model's own weights stay and new ones are trained beside them.
     """
 
-    name: ClassVar[str]
-    shorthand: ClassVar[str] = ""
     is_adapter: ClassVar[bool] = False
 
     def apply(self, model: nn.Module) -> nn.Module:

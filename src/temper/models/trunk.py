@@ -55,7 +55,8 @@ def check_layer(model: Any, layer: int, what: str) -> int:
 
 def _tensor(output: Any) -> torch.Tensor:
     """Return the hidden states of a block's output: a tensor in transformers 5, a tuple in some custom models."""
-    return output[0] if isinstance(output, tuple) else output
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 def run_trunk(

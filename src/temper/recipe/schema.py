@@ -6,7 +6,7 @@ That class must be a pydantic model that imports no torch, so that a recipe is c
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, field_validator, model_validator
 
@@ -18,6 +18,7 @@ __all__ = [
     "DataSource",
     "EvaluateSection",
     "ModelSection",
+    "NamedSettings",
     "Recipe",
     "ReportSection",
     "Section",
@@ -45,6 +46,18 @@ class Section(BaseModel):
     """Base of every part of a recipe: strict types, unknown keys refused, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+class NamedSettings(Section):
+    """Base of settings that the registry maps a name to: objectives, selections.
+
+    Attributes:
+        name: The name in recipes.
+        shorthand: The field that `{name: VALUE}` sets.
+    """
+
+    name: ClassVar[str]
+    shorthand: ClassVar[str] = ""
 
 
 class WorldSection(Section):
@@ -219,7 +232,7 @@ def _with_name(value: Any) -> dict[str, Any] | None:
     return None if value is None else {"name": type(value).name, **value.model_dump(mode="json")}
 
 
-Named = Annotated[Section, PlainSerializer(_with_name)]
+Named = Annotated[NamedSettings, PlainSerializer(_with_name)]
 
 
 class Recipe(Section):
@@ -237,8 +250,9 @@ class Recipe(Section):
     data: dict[str, list[DataSource]] = {}
     method: Named | None = Field(None, description="{name: npo, beta: 0.1, ...}; see `temper methods`.")
     selection: Named = Field(
-        default="all", description="Which weights may change: all, {layers: [0, 1]}, {pattern: REGEX}, {lora: {rank: 8}}."
-    )  # type: ignore[arg-type]
+        default_factory=lambda: cast(NamedSettings, _selection("all")),
+        description="Which weights may change: all, {layers: [0, 1]}, {pattern: REGEX}, {lora: {rank: 8}}.",
+    )
     schedule: Literal["sum"] = "sum"
     train: TrainSection | None = None
     evaluate: EvaluateSection | None = None

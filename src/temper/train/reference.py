@@ -40,7 +40,8 @@ def reference_row_nll(
     key = hash_json([[item.id, list(item.input_ids), list(item.labels)] for item in items])
     stored = folder / key[:32]
     if stored.is_dir():
-        return load_file(stored / "row_nll.safetensors")["row_nll"]
+        kept: torch.Tensor = load_file(stored / "row_nll.safetensors")["row_nll"]
+        return kept
     result = torch.zeros(len(items))
     order = sorted(range(len(items)), key=lambda index: len(items[index].input_ids))
     done = 0

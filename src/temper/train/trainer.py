@@ -86,7 +86,7 @@ def _arguments(train: TrainSection, folder: Path, steps: int, seed: int) -> Trai
     )
 
 
-class _Follow(TrainerCallback):
+class _Follow(TrainerCallback):  # type: ignore[misc]
     """Tells the run how far training is."""
 
     def __init__(self, run: Run, trainer: RoleTrainer) -> None:
@@ -112,11 +112,13 @@ class _Follow(TrainerCallback):
             self._run.progress("train", state.global_step, state.max_steps, self._note)
 
 
-class RoleTrainer(Trainer):
+class RoleTrainer(Trainer):  # type: ignore[misc]
     """Trains an `Engine` on samples that hold one row of every role."""
 
     # the loss is divided by the units of the whole accumulated batch, so the trainer must not divide it again
     loss_is_scaled_for_ga = True
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(self, engine: Engine, schedule: Schedule, settings: TrainSection, **kwargs: Any) -> None:
         self._schedule = schedule
@@ -195,7 +197,8 @@ class RoleTrainer(Trainer):
                 eps=self.args.adam_epsilon,
                 fused=True,
             )
-        return self.optimizer
+        optimizer: torch.optim.Optimizer = self.optimizer
+        return optimizer
 
     # ---- checkpoints ----
 

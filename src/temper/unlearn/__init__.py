@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from temper.unlearn.run import run
+    from temper.unlearn.runner import run
 
 __all__ = ["run"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "run":  # torch loads only when something is unlearned
-        from temper.unlearn.run import run
+        from temper.unlearn.runner import run
 
         return run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

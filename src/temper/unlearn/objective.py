@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from temper.errors import InputError
-from temper.recipe import Section
+from temper.recipe import NamedSettings
 
 if TYPE_CHECKING:
     from temper.data import Encoded
@@ -53,16 +53,14 @@ class Substitution:
     remap: Remap
 
 
-class Objective(Section):
+class Objective(NamedSettings):
     """Base of all unlearning objectives.
 
     Attributes:
-        name: The name in recipes.
         roles: Roles it reads; each needs data.
         family: Word for the run record: ascent, preference, representation, substitution.
     """
 
-    name: ClassVar[str]
     roles: ClassVar[tuple[str, ...]] = ("forget", "retain")
     family: ClassVar[str] = "ascent"
 

@@ -44,30 +44,31 @@ def objective_of(recipe: Recipe) -> Objective:
         RecipeError: Every section that is missing, at once.
     """
     from temper import registry
+    from temper.unlearn.objective import Objective
 
     problems: list[str] = []
     objective = recipe.method
     if objective is None:
         problems.append(f"method: missing; unlearning needs an objective, one of: {', '.join(registry.names('objective'))}.")
+    elif not isinstance(objective, Objective):
+        problems.append(f"method: {objective.name} is not an objective for unlearning.")
+    else:
+        read = ", ".join(objective.roles)
+        for role in objective.roles:
+            if role not in recipe.data:
+                problems.append(f"data.{role}: missing; objective {objective.name} reads the roles {read}.")
+        for role in recipe.data:
+            if role not in objective.roles:
+                problems.append(
+                    f"data.{role}: objective {objective.name} does not read it. Remove it, or move it to evaluate.data."
+                )
+        if recipe.train is not None and recipe.train.anchor not in objective.roles:
+            problems.append(f"train.anchor: {recipe.train.anchor!r} is not a role of objective {objective.name} ({read}).")
     if recipe.train is None:
         problems.append("train: missing; give at least steps or epochs.")
-    if objective is not None:
-        roles: tuple[str, ...] = objective.roles  # type: ignore[attr-defined]
-        for role in roles:
-            if role not in recipe.data:
-                problems.append(f"data.{role}: missing; objective {objective.name} reads the roles {', '.join(roles)}.")  # type: ignore[attr-defined]
-        unread = [role for role in recipe.data if role not in roles]
-        problems += [
-            f"data.{role}: objective {objective.name} does not read this role. Remove it, or move it to evaluate.data."
-            for role in unread
-        ]  # type: ignore[attr-defined]
-        if recipe.train is not None and recipe.train.anchor not in roles:
-            problems.append(
-                f"train.anchor: {recipe.train.anchor!r} is not a role of objective {objective.name} ({', '.join(roles)})."
-            )  # type: ignore[attr-defined]
-    if problems:
+    if problems or not isinstance(objective, Objective):
         raise RecipeError(problems, f"recipe {recipe.name}")
-    return objective  # type: ignore[return-value]
+    return objective
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -159,6 +160,7 @@ def plan(recipe: Recipe) -> Plan:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from temper.models.selection import selection_of
     from temper.models.trunk import check_layer
     from temper.train.engine import plan_of
     from temper.train.trainer import total_steps
@@ -166,17 +168,18 @@ def plan(recipe: Recipe) -> Plan:
 
     prepared = prepare(recipe)
     assert recipe.train is not None
+    selection = selection_of(recipe)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(prepared.config, trust_remote_code=recipe.model.trust_remote_code)
     total = sum(p.numel() for p in model.parameters())
-    model = recipe.selection.apply(model)  # type: ignore[attr-defined]
+    model = selection.apply(model)
     context = Context(
         recipe.seed, int(prepared.config.hidden_size), lambda layer, what: check_layer(model, layer, what), lambda *_: 1.0, {}
     )
     passes = plan_of(prepared.objective.terms(context))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     steps = total_steps(recipe.train, len(prepared.rows[recipe.train.anchor].items))
-    copies = trained if (passes.original_logits or passes.frozen_layer is not None) and not recipe.selection.is_adapter else 0  # type: ignore[attr-defined]
+    copies = trained if (passes.original_logits or passes.frozen_layer is not None) and not selection.is_adapter else 0
     megabytes = (4 * total + 4 * 3 * trained + 4 * copies) / 2**20
     facts = {
         "method": prepared.objective.name,

@@ -45,7 +45,8 @@ def control_direction(width: int, seed: int, topic: str, distribution: Literal["
 
     draw = torch_generator(seed, "control direction", topic)
     vector = torch.rand(width, generator=draw) if distribution == "uniform" else torch.randn(width, generator=draw)
-    return vector / vector.norm()
+    direction_D: torch.Tensor = vector / vector.norm()
+    return direction_D
 
 
 class RMU(Objective):

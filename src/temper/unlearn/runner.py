@@ -12,6 +12,7 @@ from temper.draws import key_of
 from temper.files import folder_aside
 from temper.models.heads import ScoredHead
 from temper.models.load import load_model, pad_id_of, resolve_path, weights_hash
+from temper.models.selection import selection_of
 from temper.models.trunk import check_layer, run_trunk
 from temper.recipe import Recipe
 from temper.registry import resolve
@@ -72,8 +73,9 @@ def unlearn(run: Run) -> Spent:
     run.note_inputs(**hashes)
     run.log("read", rows={role: len(rows.items) for role, rows in prepared.rows.items()}, overlap=prepared.overlap)
     with _seeded(recipe.seed):
-        model = load_model(recipe.model.path, section=recipe.model, world=recipe.world)
-        model = recipe.selection.apply(model)  # type: ignore[attr-defined]
+        model: Any = load_model(recipe.model.path, section=recipe.model, world=recipe.world)
+        model = selection_of(recipe).apply(model)
+    model.eval()  # references and norms are those of the model as it is used
     facts: dict[str, Any] = {}
     terms = prepared.objective.terms(_context(recipe, prepared, model, facts))
     plan = plan_of(terms)
@@ -152,7 +154,7 @@ def _context(recipe: Recipe, prepared: Prepared, model: nn.Module, facts: dict[s
 
 def _save(run: Run, model: Any, prepared: Prepared, facts: dict[str, Any], spent: Spent) -> None:
     """Write the model whole, with tokenizer and card; an adapter is kept beside it and merged into it."""
-    if run.recipe.selection.is_adapter:  # type: ignore[attr-defined]
+    if selection_of(run.recipe).is_adapter:
         with folder_aside(run.folder / "adapter") as folder:
             model.save_pretrained(folder)
         model = model.merge_and_unload()
