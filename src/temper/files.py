@@ -60,8 +60,12 @@ def hash_file(path: Path) -> str:
 def _disk_full_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # safetensors writes from Rust and reports the same condition as text
+        full = (
+            error.errno in (errno.ENOSPC, errno.EDQUOT) if isinstance(error, OSError) else "No space left on device" in str(error)
+        )
+        if full:
             raise DiskFull(
                 f"{path}: no space left on the device. Free some space and run the same command again; it resumes."
             ) from error

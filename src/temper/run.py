@@ -21,10 +21,10 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from temper import __version__
 from temper.errors import DataError, InputError, RunLocked
@@ -33,8 +33,14 @@ from temper.recipe import Recipe, dump, load, recipe_hash
 
 __all__ = ["Progress", "Run", "environment", "open_run"]
 
-Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, done, total, note)."""
+
+class Progress(Protocol):
+    """Told how far a stage is."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None:
+        """Take note that `done` of `total` of a stage is finished."""
+        ...
+
 
 MANIFEST_SCHEMA: Final = "temper/manifest/1"
 _PACKAGES: Final = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "scipy")

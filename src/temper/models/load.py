@@ -13,8 +13,9 @@ from temper.recipe import ModelSection, WorldSection
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_context", "load_config", "load_model", "load_tokenizer", "pad_id_of", "resolve_path", "weights_hash"]
+__all__ = ["load_config", "load_model", "load_tokenizer", "pad_id_of", "resolve_path", "row_limit", "weights_hash"]
 
+_USUAL_LENGTH = 512
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -131,15 +132,18 @@ def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
-def check_context(config: PretrainedConfig, max_length: int, what: str) -> None:
-    """Refuse a length that the model's positions cannot hold.
+def row_limit(config: PretrainedConfig, wanted: int | None, what: str) -> int:
+    """Return how many tokens a row may have: what was asked for, else the model's context up to 512.
 
     Raises:
-        ModelError: `max_length` is above the model's context.
+        ModelError: More was asked for than the model's positions can hold.
     """
     context = getattr(config, "max_position_embeddings", None)
-    if context is not None and max_length > context:
-        raise ModelError(f"{what} = {max_length} tokens, but the model's context is {context}. Set it to at most {context}.")
+    if wanted is None:
+        return min(_USUAL_LENGTH, context or _USUAL_LENGTH)
+    if context is not None and wanted > context:
+        raise ModelError(f"{what} = {wanted} tokens, but the model's context is {context}. Set it to at most {context}.")
+    return wanted
 
 
 def weights_hash(folder: str | Path) -> str:

@@ -140,7 +140,7 @@ class TrainSection(Section):
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off.")
-    max_length: int = Field(512, ge=8, description="Tokens of a row.")
+    max_length: int | None = Field(None, ge=8, description="Tokens a row may have; the model's context up to 512 when left out.")
     overflow: Literal["error", "truncate", "drop"] = Field("error", description="What to do with a row longer than max_length.")
     allow_overlap: bool = Field(False, description="Accept forget rows that also stand in the retain data.")
     checkpoint_every: int = Field(0, ge=0, description="Optimiser steps between checkpoints; 0 writes none.")

@@ -80,13 +80,13 @@ def prepare(recipe: Recipe) -> Prepared:
         ModelError: The model cannot be found, or a length or layer does not fit it.
     """
     from temper.data import check_overlap, load_role
-    from temper.models.load import check_context, load_config, load_tokenizer
+    from temper.models.load import load_config, load_tokenizer, row_limit
 
     objective = objective_of(recipe)
     assert recipe.train is not None
     config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
     objective.check(int(config.num_hidden_layers))
-    check_context(config, recipe.train.max_length, "train.max_length")
+    max_length = row_limit(config, recipe.train.max_length, "train.max_length")
     tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)
     rows = {
         role: load_role(
@@ -94,7 +94,7 @@ def prepare(recipe: Recipe) -> Prepared:
             recipe.data[role],
             tokenizer,
             world=recipe.world,
-            max_length=recipe.train.max_length,
+            max_length=max_length,
             overflow=recipe.train.overflow,
         )
         for role in objective.roles
@@ -103,11 +103,13 @@ def prepare(recipe: Recipe) -> Prepared:
     if "forget" in rows and "retain" in rows:
         report = check_overlap(rows["forget"], rows["retain"], recipe.train.allow_overlap)
         overlap = {"exact": report.exact, "ngram_share": report.ngram_share}
-    substitution = objective.substitute(rows["forget"], _encoder(recipe, tokenizer, rows["forget"]), recipe.seed, Path())
+    substitution = objective.substitute(
+        rows["forget"], _encoder(recipe, tokenizer, rows["forget"], max_length), recipe.seed, Path()
+    )
     return Prepared(objective, config, tokenizer, rows, substitution, overlap)
 
 
-def _encoder(recipe: Recipe, tokenizer: Any, forget: Encoded) -> Callable[[Sequence[dict[str, Any]]], Encoded]:
+def _encoder(recipe: Recipe, tokenizer: Any, forget: Encoded, max_length: int) -> Callable[[Sequence[dict[str, Any]]], Encoded]:
     """Return a function that encodes other responses to the prompts of given forget items."""
 
     def encode_responses(variants: Sequence[dict[str, Any]]) -> Encoded:
@@ -129,7 +131,7 @@ def _encoder(recipe: Recipe, tokenizer: Any, forget: Encoded) -> Callable[[Seque
                         changed,
                         tokenizer,
                         source,
-                        max_length=recipe.train.max_length,
+                        max_length=max_length,
                         overflow=recipe.train.overflow,
                         where=where,
                     )

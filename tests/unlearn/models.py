@@ -1,0 +1,47 @@
+"""A tiny model, its tokenizer and data on disk: what a user would bring."""
+
+import json
+
+from temper.recipe import from_dict
+from tests.data.tokenizers import make_tokenizer
+
+PEOPLE = ["Ada", "Bo", "Cy", "Dot", "Eve", "Fay", "Gus", "Hal"]
+TOWNS = ["London", "Rome", "Oslo", "Lima", "Cairo", "Paris", "Bonn", "Kyiv"]
+
+
+def write_rows(path, names, towns):
+    rows = [
+        {"id": f"{path.stem}{n}", "prompt": f"Where was {name} born?", "response": f" In {town}."}
+        for n, (name, town) in enumerate(zip(names, towns, strict=True))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_world(folder, make_llama, layers=3):
+    """Fill a folder with model/, forget.jsonl and retain.jsonl."""
+    tokenizer = make_tokenizer(chat=True)
+    model = make_llama(layers=layers, vocab=len(tokenizer))
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_rows(folder / "forget.jsonl", PEOPLE[:4], TOWNS[:4])
+    write_rows(folder / "retain.jsonl", PEOPLE[4:], TOWNS[4:])
+    return folder
+
+
+def recipe_for(folder, **changes):
+    """Return a recipe that runs on such a folder in a blink."""
+    method = changes.pop("method", "npo")
+    name = method if isinstance(method, str) else method["name"]
+    document = {
+        "name": "try",
+        "model": {"path": str(folder / "model")},
+        "data": {"forget": {"path": str(folder / "forget.jsonl")}},
+        "method": method,
+        "train": {"steps": 4, "batch_size": 2, "learning_rate": 0.01, "log_every": 1, **changes.pop("train", {})},
+        **changes,
+    }
+    if name != "ga":
+        document["data"]["retain"] = {"path": str(folder / "retain.jsonl")}
+    if name == "rmu" and isinstance(method, str):
+        document["method"] = {"name": "rmu", "layer": 1}
+    return from_dict(document)
