@@ -126,6 +126,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(folder, stop, code):
     assert any(json.loads(line)["event"] == "resume" for line in (folder / "stopped" / "log.jsonl").read_text().splitlines())
     whole = unlearn.run(recipe_for(folder, train={"steps": 60, "checkpoint_every": 5, "batch_size": 2}), folder / "whole")
     assert same(weights(folder / "stopped"), weights(whole))
+    spent = [json.loads((run / "manifest.json").read_text())["stages"]["unlearn"]["spent"] for run in (folder / "stopped", whole)]
+    assert spent[0]["tokens"] == spent[1]["tokens"] and spent[0]["steps"] == spent[1]["steps"] == 60
 
 
 def test_no_space_in_the_run_folder_is_named_and_the_run_resumes(folder, monkeypatch):

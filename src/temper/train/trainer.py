@@ -235,7 +235,6 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
     def _load_rng_state(self, checkpoint_path: str | None) -> None:
         if checkpoint_path is not None:
             checkpoint.load_random_state(Path(checkpoint_path))
-            self._tokens = 0  # batches read again while skipping forward were counted before
 
 
 def _state_text(state: TrainerState) -> str:

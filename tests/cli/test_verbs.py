@@ -1,0 +1,155 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from temper.cli.app import app
+from temper.recipe import dump
+from tests.unlearn.models import recipe_for, write_world
+
+
+def call(*arguments):
+    """Run the command line in this process; returns exit code, standard output, standard error."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def folder(tmp_path, make_llama):
+    write_world(tmp_path, make_llama)
+    (tmp_path / "recipe.yaml").write_text(dump(recipe_for(tmp_path)))
+    return tmp_path
+
+
+def test_recipe_show_prints_every_default_and_the_overrides():
+    code, out, _ = call("recipe", "show", "tiny/npo.yaml", "method.beta=0.5")
+    assert code == 0 and "beta: 0.5" in out and "adam_beta1: 0.9" in out
+
+
+def test_recipe_validate_lists_all_problems_on_standard_error(tmp_path):
+    (tmp_path / "r.yaml").write_text("modle: {}\ntrain: {stepz: 1}\n")
+    code, out, err = call("recipe", "validate", tmp_path / "r.yaml")
+    assert code == 2 and out == ""
+    assert "did you mean 'model'?" in err and "did you mean 'steps'?" in err and "Traceback" not in err
+
+
+def test_recipe_validate_as_json_lists_the_problems_on_standard_output(tmp_path):
+    (tmp_path / "r.yaml").write_text("modle: {}\n")
+    code, out, _ = call("recipe", "validate", tmp_path / "r.yaml", "--json")
+    assert code == 2 and len(json.loads(out)["problems"]) == 2
+
+
+def test_recipe_schema_is_a_json_schema():
+    code, out, _ = call("recipe", "schema")
+    assert code == 0 and "properties" in json.loads(out)
+
+
+def test_methods_lists_the_ten_systems_and_the_names():
+    code, out, _ = call("methods", "--json")
+    found = json.loads(out)
+    assert code == 0 and len(found["systems"]) == 10 and "npo" in found["names"]["objective"]
+
+
+def test_doctor_tells_versions_devices_memory_and_cache():
+    code, out, _ = call("doctor", "--json")
+    found = json.loads(out)
+    assert (
+        code == 0
+        and found["versions"]["torch"]
+        and found["devices"]
+        and found["memory_gib"]["total"] > 0
+        and found["cache"]["folder"]
+    )
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(folder):
+    code, out, _ = call("unlearn", folder / "recipe.yaml", "--dry-run", "--out", folder / "run")
+    assert code == 0 and "passes" in out and not (folder / "run").exists()
+
+
+def test_unlearn_prints_where_the_model_is(folder):
+    code, out, err = call("unlearn", folder / "recipe.yaml", "train.steps=2", "--out", folder / "run")
+    assert code == 0 and str(folder / "run" / "model") in out and "train: 2/2" in err
+
+
+def test_unlearn_as_json_has_nothing_but_json_on_standard_output(folder):
+    code, out, _ = call("unlearn", folder / "recipe.yaml", "--out", folder / "run", "--json")
+    assert code == 0 and json.loads(out)["model"] == str(folder / "run" / "model")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=3", "train.stepz: unknown key (did you mean 'steps'?)"),
+        ("data.forget.0.path=nowhere.jsonl", "nowhere.jsonl: no such file"),
+        ("data.forget.0.prompt=question", "has no column 'question'"),
+        ("method.name=npoo", "is not known (did you mean 'npo'?)"),
+        ("model.path=./nothing", "./nothing: no such folder"),
+        ("selection={layers: [9]}", "selection.layers = [9], but the model has 3 layers (0 to 2)"),
+        ("train.max_length=9999", "but the model's context is 128"),
+        ("world.size=huge", "world.size"),
+    ],
+)
+def test_wrong_input_is_code_two_with_one_clear_message(folder, override, message):
+    code, out, err = call("unlearn", folder / "recipe.yaml", override, "--out", folder / "run")
+    assert code == 2 and message in err and out == "" and "Traceback" not in err
+
+
+def test_a_second_recipe_in_a_run_folder_is_refused(folder):
+    call("unlearn", folder / "recipe.yaml", "--out", folder / "run")
+    code, _, err = call("unlearn", folder / "recipe.yaml", "seed=9", "--out", folder / "run")
+    assert code == 2 and "seed: 0 there, 9 here" in err
+
+
+def test_a_failure_while_running_is_code_three(folder):
+    code, _, err = call(
+        "unlearn",
+        folder / "recipe.yaml",
+        "method.name=graddiff",
+        "train.learning_rate=1e30",
+        "train.max_grad_norm=0.0",
+        "train.steps=9",
+        "--out",
+        folder / "r",
+    )
+    assert code == 2 and "method.beta: unknown key" in err
+    document = dump(recipe_for(folder, method="graddiff", train={"learning_rate": 1.0e30, "max_grad_norm": 0.0, "steps": 9}))
+    (folder / "wild.yaml").write_text(document)
+    code, _, err = call("unlearn", folder / "wild.yaml", "--out", folder / "r")
+    assert code == 3 and "the loss became" in err
+
+
+def test_an_unforeseen_error_shows_no_traceback_unless_asked(folder, monkeypatch):
+    import temper.unlearn.prepare as prepare
+
+    def broken(recipe):
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(prepare, "plan", broken)
+    code, _, err = call("unlearn", folder / "recipe.yaml", "--dry-run")
+    assert code == 3 and "--debug" in err and "Traceback" not in err
+
+
+def test_every_verb_has_help_with_an_example():
+    for verb in (
+        ["demo"],
+        ["world", "build"],
+        ["unlearn"],
+        ["assess"],
+        ["compare"],
+        ["report"],
+        ["recipe", "show"],
+        ["recipe", "validate"],
+        ["recipe", "schema"],
+        ["methods"],
+        ["doctor"],
+    ):
+        code, out, _ = call(*verb, "--help")
+        assert code == 0 and "Example: temper" in out, verb
+
+
+def test_the_module_can_stand_for_the_command():
+    shown = subprocess.run([sys.executable, "-m", "temper.cli", "--version"], capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0 and shown.stdout.startswith("temper ")
