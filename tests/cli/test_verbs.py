@@ -133,20 +133,21 @@ def test_an_unforeseen_error_shows_no_traceback_unless_asked(folder, monkeypatch
 
 
 def test_every_verb_has_help_with_an_example():
-    for verb in (
-        ["demo"],
-        ["world", "build"],
-        ["unlearn"],
-        ["assess"],
-        ["compare"],
-        ["report"],
-        ["recipe", "show"],
-        ["recipe", "validate"],
-        ["recipe", "schema"],
-        ["methods"],
-        ["doctor"],
-    ):
-        code, out, _ = call(*verb, "--help")
+    verbs = [
+        "demo",
+        "world build",
+        "unlearn",
+        "assess",
+        "compare",
+        "report",
+        "recipe show",
+        "recipe validate",
+        "recipe schema",
+        "methods",
+        "doctor",
+    ]
+    for verb in verbs:
+        code, out, _ = call(*verb.split(), "--help")
         assert code == 0 and "Example: temper" in out, verb
 
 

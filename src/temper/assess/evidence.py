@@ -69,7 +69,9 @@ class Example(_Part):
     prompt: str
     reference: str
     completions: dict[str, str] = Field(description="Model (unlearned, original, gold) to its greedy completion.")
-    leaks: dict[str, list[tuple[int, int]]] = Field({}, description="Model to the character spans of its completion that state the forgotten fact.")
+    leaks: dict[str, list[tuple[int, int]]] = Field(
+        {}, description="Model to the character spans of its completion that state the forgotten fact."
+    )
 
 
 class Cost(_Part):
@@ -117,7 +119,9 @@ class Evidence(_Part):
         try:
             evidence = cls.model_validate(read_json(path))
         except ValidationError as error:
-            raise DataError(f"{path}: not evidence of this version ({error.error_count()} fields differ). Run temper assess again.") from error
+            raise DataError(
+                f"{path}: not evidence of this version ({error.error_count()} fields differ). Run temper assess again."
+            ) from error
         if evidence.schema_name != EVIDENCE_SCHEMA:
             raise DataError(f"{path}: evidence of the form {evidence.schema_name!r}; this version reads {EVIDENCE_SCHEMA!r}.")
         return evidence

@@ -64,7 +64,6 @@ def tour(out: Path, *, size: str = "default", seed: int = 0, workers: int = 2, p
     """
     from temper.report.compare import compare
     from temper.report.headlines import headlines
-
     from temper.world import build, world_spec
 
     begun = time.monotonic()

@@ -1,0 +1,53 @@
+"""The parts of a continuation that thinks: its trace, and its answer read strictly or leniently."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["CLOSE", "OPEN", "is_closed", "leaves_thought_open", "lenient_answer_is", "strict_answer", "trace_of"]
+
+OPEN: Final = "<think>"
+CLOSE: Final = "</think>"
+
+
+def leaves_thought_open(prompt: str) -> bool:
+    """Return whether a prompt ends inside a thought, so that the continuation starts with a trace."""
+    return prompt.rfind(OPEN) > prompt.rfind(CLOSE)
+
+
+def is_closed(continuation: str) -> bool:
+    """Return whether a continuation ends its thought."""
+    return CLOSE in continuation
+
+
+def trace_of(continuation: str) -> tuple[int, int]:
+    """Return the character span of the trace: all before the last ``</think>``, or everything where there is none."""
+    end = continuation.rfind(CLOSE)
+    begin = continuation.find(OPEN)
+    end = len(continuation) if end < 0 else end
+    return (begin + len(OPEN) if 0 <= begin < end and not continuation[:begin].strip() else 0), end
+
+
+def strict_answer(continuation: str) -> str:
+    """Return everything after the last ``</think>``, or the whole continuation, without outer blanks.
+
+    Example:
+        >>> strict_answer(" So the answer is 7.</think> 7")
+        '7'
+    """
+    return continuation.rpartition(CLOSE)[2].strip()
+
+
+def lenient_answer_is(prompt: str, continuation: str, answer: str) -> bool:
+    """Return whether the text right after the first ``</think>`` starts with the answer, at a word boundary.
+
+    A model that answers and then runs on is right here and wrong strictly. A thought that was opened and never closed has no answer.
+    """
+    _, close, after = continuation.partition(CLOSE)
+    if not close:
+        if leaves_thought_open(prompt + continuation):
+            return False
+        after = continuation
+    after = after.strip()
+    return bool(answer) and re.match(rf"{re.escape(answer)}(?!\w)", after) is not None

@@ -1,0 +1,53 @@
+"""What a reader must know to read the numbers of an evidence right, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from temper.assess.evidence import Result, Which
+from temper.assess.measure import NOT_FINITE
+
+if TYPE_CHECKING:
+    from temper.data import Encoded
+
+__all__ = ["notes"]
+
+_MASKS: Final = {
+    "answer": "Steering acted on the answer positions of the forget rows alone; what a trace says was not steered.",
+    "labelled": "Steering acted on the scored positions of the forget rows alone, not on their questions.",
+    "nonpad": "Steering acted on every token of the forget rows, questions included: the model may react to the names it is asked about.",
+    "all": "Steering acted on every position of the forget rows, padding included.",
+}
+
+
+def notes(facts: Mapping[str, Any], rows: Mapping[str, Encoded], results: Sequence[Result], models: Sequence[Which]) -> list[str]:
+    """Return the notes of an assessment.
+
+    Args:
+        facts: What the training stage left; empty for a model that was not trained here.
+        rows: Evaluation rows by role.
+        results: Every result.
+        models: Which models were scored.
+    """
+    lines = []
+    if mask := facts.get("mask"):
+        lines.append(_MASKS.get(mask, f"Steering mask: {mask}."))
+    if "gold" not in models:
+        lines.append("No retrained model was given: how near the model is to one that never saw the forget data is not known.")
+    if "original" not in models:
+        lines.append("No original model was given: changes since then are not known.")
+    if "holdout" not in rows:
+        lines.append("No holdout rows were given: membership was not tested.")
+    lines += [
+        f"{len(encoded.dropped)} of {len(encoded.dropped) + len(encoded.items)} rows of {role} could not be used: {encoded.dropped[0].reason}."
+        for role, encoded in rows.items()
+        if encoded.dropped
+    ]
+    failed = sorted({f"{result.model} on {result.role}" for result in results if NOT_FINITE in (result.reason or "")})
+    if failed:
+        lines.append(f"Some rows gave no finite numbers and were left out: {', '.join(failed)}. The model is broken there.")
+    few = sorted({result.role for result in results if result.status == "too_few_items"})
+    if few:
+        lines.append(f"Too few rows for a firm membership test in: {', '.join(few)}.")
+    return lines

@@ -1,0 +1,240 @@
+"""Assessing a run: its model, the original and gold on the same rows; results, gaps, examples; written as evidence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from temper.assess.evidence import Cost, Evidence, Result, Which
+from temper.assess.examples import examples
+from temper.assess.gold import gaps
+from temper.assess.itemtable import write_items
+from temper.assess.measure import Measure, Metric
+from temper.assess.notes import notes
+from temper.assess.scoring import ScoredModel, Subject, check_prompts, score_subject
+from temper.assess.utility import utility
+from temper.errors import InputError, RecipeError
+from temper.models.load import load_config, load_tokenizer
+from temper.recipe import EvaluateSection, Recipe, load, recipe_hash
+from temper.registry import names, resolve
+from temper.run import Progress, Run, open_run
+
+if TYPE_CHECKING:
+    from temper.data import Encoded
+
+__all__ = ["given", "run"]
+
+_STAGE: Final = "assess"
+_UNBOUNDED: Final = 1 << 20
+"""Longest row of a model that names no context."""
+
+
+def run(folder: Path, *, overrides: list[str] | None = None, progress: Progress | None = None) -> Evidence:
+    """Judge the model of a run and return the evidence, which also lies in the run folder.
+
+    A run that was assessed by the same recipe is not scored again.
+
+    Args:
+        folder: A run folder that `temper.unlearn.run` or `given` made.
+        overrides: Changes to `evaluate` and `report`, as `evaluate.bootstrap=200`.
+        progress: Called with (stage, done, total, note).
+
+    Raises:
+        RecipeError: The recipe has no `evaluate`, or an override changes what was trained.
+        InputError: The folder is no run, or its model does not exist yet.
+        ModelError: A model cannot be loaded, or has another vocabulary.
+
+    Example:
+        >>> from temper import assess
+        >>> assess.run(Path("runs/npo-tiny")).find("answer_accuracy", "forget").value  # doctest: +SKIP
+        0.028
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(
+            f"{folder}: not a run folder (it holds no recipe.yaml). Give a folder that `temper unlearn` wrote, or a recipe."
+        )
+    stored = load(folder / "recipe.yaml")
+    recipe = _changed(stored, folder, overrides)
+    settings = _settings(recipe, str(folder / "recipe.yaml"))
+    with open_run(stored, folder, progress=progress) as opened:
+        path = opened.folder / "evidence.json"
+        if opened.stage_done(_STAGE) and opened.stage(_STAGE).get("recipe_hash") == recipe_hash(recipe) and path.exists():
+            return Evidence.read(path)
+        return _assess(opened, recipe, settings)
+
+
+def given(path: str, overrides: list[str] | None = None, out: Path | None = None, *, progress: Progress | None = None) -> Path:
+    """Make the run folder of a recipe that trains nothing and only judges its model; return the folder.
+
+    Raises:
+        RecipeError: The recipe has a method, whose result is to be judged, or no `evaluate`.
+    """
+    recipe = load(path, overrides or [])
+    if recipe.method is not None:
+        raise RecipeError(
+            [
+                f"method: is {recipe.method.name}, so the model to judge does not exist yet. Run `temper unlearn {path}` and assess its folder, "
+                "or leave the method out (method=) to judge the recipe's own model."
+            ],
+            path,
+        )
+    _settings(recipe, path)
+    with open_run(recipe, out, progress=progress) as opened:
+        return opened.folder
+
+
+def _settings(recipe: Recipe, source: str) -> EvaluateSection:
+    if recipe.evaluate is None:
+        raise RecipeError(["evaluate: missing; it says on which data and against which models the result is judged."], source)
+    if not recipe.evaluate.data:
+        raise RecipeError(["evaluate.data: is empty. Give at least one role, e.g. forget."], source)
+    return recipe.evaluate
+
+
+def _changed(stored: Recipe, folder: Path, overrides: list[str] | None) -> Recipe:
+    if not overrides:
+        return stored
+    recipe = load(folder / "recipe.yaml", overrides)
+    old, new = stored.model_dump(mode="json"), recipe.model_dump(mode="json")
+    trained = [name for name in new if name not in ("evaluate", "report") and new[name] != old[name]]
+    if trained:
+        raise RecipeError(
+            [
+                f"{name}: the run in {folder} was made with another one; assess can change evaluate and report only."
+                for name in trained
+            ],
+            "overrides",
+        )
+    return recipe
+
+
+def _subjects(run: Run, recipe: Recipe, settings: EvaluateSection) -> list[Subject]:
+    if run.model_folder.is_dir():
+        judged = str(run.model_folder)
+    elif recipe.method is None:
+        judged = recipe.model.path
+    else:
+        raise InputError(f"{run.folder}: has no model yet. Run `temper unlearn` with its recipe first.")
+    original = settings.original or (recipe.model.path if recipe.method is not None else None)
+    elsewhere = recipe.model.model_copy(update={"revision": None})  # a revision belongs to the recipe's own model
+
+    def subject(which: Which, path: str, is_kept: bool) -> Subject:
+        return Subject(which, path, recipe.model if path == recipe.model.path else elsewhere, is_kept)
+
+    found = [subject("unlearned", judged, False)]
+    if original is not None:
+        found.append(subject("original", original, True))
+    if settings.gold is not None:
+        found.append(subject("gold", settings.gold, True))
+    return found
+
+
+def _rows(recipe: Recipe, settings: EvaluateSection, tokenizer: Any, config: Any) -> dict[str, Encoded]:
+    from temper.data import load_role
+
+    limit = getattr(config, "max_position_embeddings", None) or _UNBOUNDED
+    return {
+        role: load_role(role, sources, tokenizer, world=recipe.world, max_length=int(limit), overflow="drop")
+        for role, sources in settings.data.items()
+    }
+
+
+def _assess(run: Run, recipe: Recipe, settings: EvaluateSection) -> Evidence:
+    begun = time.monotonic()
+    torch.set_num_threads(recipe.train.threads if recipe.train is not None else 1)
+    subjects = _subjects(run, recipe, settings)
+    judged = subjects[0]
+    tokenizer = load_tokenizer(judged.path, section=judged.section, world=recipe.world)
+    config = load_config(judged.path, section=judged.section, world=recipe.world)
+    rows = _rows(recipe, settings, tokenizer, config)
+    metrics: list[Metric] = [resolve("metric", name)() for name in settings.metrics or names("metric")]
+    with_generations = any(metric.needs == "generations" for metric in metrics)
+    if with_generations:
+        check_prompts(rows, tokenizer, config, settings.max_new_tokens)
+    if recipe == run.recipe:
+        run.note_inputs(**{f"evaluate.data.{role}": encoded.content_hash for role, encoded in rows.items()})
+    scored = _score_all(run, subjects, rows, tokenizer, recipe, settings, with_generations)
+    measures: dict[Which, list[Measure]] = {
+        which: [measure for metric in metrics for measure in metric.compute(model.answers)] for which, model in scored.items()
+    }
+    results = [
+        _with_unread(measure.result(which, seed=recipe.seed, resamples=settings.bootstrap), rows)
+        for which, found in measures.items()
+        for measure in found
+    ]
+    results += utility(measures, seed=recipe.seed, resamples=settings.bootstrap)
+    answers = {which: model.answers for which, model in scored.items()}
+    facts = run.stage("unlearn") if run.stage_done("unlearn") else {}
+    evidence = Evidence(
+        name=recipe.name,
+        method=recipe.method.name if recipe.method is not None else "given",
+        seed=recipe.seed,
+        recipe_hash=recipe_hash(recipe),
+        models={which: model.facts for which, model in scored.items()},
+        results=results,
+        gaps=gaps(results),
+        examples=examples(answers, count=recipe.report.examples, seed=recipe.seed),
+        cost=_cost(facts),
+        notes=notes(facts, rows, results, list(scored)),
+        environment=run.manifest["environment"],
+    )
+    write_items(run.folder / "records.parquet", answers, measures)
+    evidence.write(run.folder / "evidence.json")
+    run.finish_stage(_STAGE, recipe_hash=recipe_hash(recipe), wall_s=round(time.monotonic() - begun, 3), results=len(results))
+    return evidence
+
+
+def _score_all(
+    run: Run,
+    subjects: Sequence[Subject],
+    rows: Mapping[str, Encoded],
+    tokenizer: Any,
+    recipe: Recipe,
+    settings: EvaluateSection,
+    with_generations: bool,
+) -> dict[Which, ScoredModel]:
+    total = 2 * len(subjects) * sum(len(encoded.items) for encoded in rows.values())
+    done = 0
+    scored: dict[Which, ScoredModel] = {}
+    for subject in subjects:
+
+        def told(count: int, note: str = subject.which) -> None:
+            nonlocal done
+            done += count
+            run.progress(_STAGE, done, total, note)
+
+        run.progress(_STAGE, done, total, subject.which)
+        scored[subject.which] = score_subject(
+            subject, rows, tokenizer, settings=settings, world=recipe.world, with_generations=with_generations, told=told
+        )
+        run.log("scored", model=subject.which, path=subject.path, weights=scored[subject.which].facts.weights_hash)
+    return scored
+
+
+def _with_unread(result: Result, rows: Mapping[str, Encoded]) -> Result:
+    """Count rows that never became items: too long for the model, or with nothing to score."""
+    unread = len(rows[result.role].dropped) if result.role in rows else 0
+    if not unread:
+        return result
+    reason = f"{unread} rows could not be read: {rows[result.role].dropped[0].reason}"
+    return result.model_copy(
+        update={"dropped": result.dropped + unread, "reason": f"{result.reason}; {reason}" if result.reason else reason}
+    )
+
+
+def _cost(facts: Mapping[str, Any]) -> Cost | None:
+    if "spent" not in facts:
+        return None
+    spent = facts["spent"]
+    return Cost(
+        wall_s=spent["wall_s"],
+        cpu_s=spent["cpu_s"],
+        steps=spent["steps"],
+        tokens=spent["tokens"],
+        trained_parameters=facts["trained_parameters"],
+        parameters=facts["parameters"],
+    )

@@ -1,0 +1,65 @@
+"""The comparison of several runs that were judged against the same original and gold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from temper.assess.evidence import Evidence, Which
+from temper.errors import DataError
+from temper.report.content import content
+from temper.report.one import put
+
+__all__ = ["check_same_models", "compare", "write_comparison"]
+
+
+def check_same_models(evidences: Sequence[Evidence]) -> None:
+    """Check that the runs were judged against the same weights.
+
+    Raises:
+        DataError: No evidence was given, or two runs name different weights as their original or gold.
+    """
+    if not evidences:
+        raise DataError("nothing to compare: no evidence was given. Name at least one run folder that was assessed.")
+    kinds: tuple[Which, ...] = ("original", "gold")
+    for which in kinds:
+        seen: dict[str, list[str]] = {}
+        for evidence in evidences:
+            if which in evidence.models:
+                seen.setdefault(evidence.models[which].weights_hash, []).append(evidence.name)
+        if len(seen) > 1:
+            groups = "; ".join(f"{', '.join(names)}: {weights[:12]}" for weights, names in seen.items())
+            raise DataError(
+                f"these runs were judged against different {which} models ({groups}). Numbers are comparable only against the same one: "
+                f"assess them again with one evaluate.{which}, or compare each group on its own."
+            )
+
+
+def write_comparison(evidences: Sequence[Evidence], folder: Path, *, title: str | None = None) -> Path:
+    """Write the comparison of several runs.
+
+    Args:
+        evidences: What is known of each run.
+        folder: Where the files are written.
+        title: Heading of the report.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        DataError: The runs were judged against different original or gold models.
+    """
+    check_same_models(evidences)
+    return put(content(evidences, title or f"{len(evidences)} runs compared"), folder)
+
+
+def compare(folders: Sequence[Path], out: Path, *, title: str | None = None) -> Path:
+    """Write the comparison of several run folders.
+
+    Returns:
+        The path of report.html in ``out``.
+
+    Raises:
+        DataError: A folder holds no evidence, or the runs were judged against different original or gold models.
+    """
+    return write_comparison([Evidence.read(Path(folder) / "evidence.json") for folder in folders], Path(out), title=title)

@@ -1,0 +1,137 @@
+"""Answer against trace: for each model, does it still answer, and does its reasoning still say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from markupsafe import Markup
+
+from temper.assess.evidence import Result
+from temper.display.figures import NARROW, WIDE, canvas, figure, standalone, svg
+from temper.display.numbers import figure as shown
+from temper.display.numbers import percent
+from temper.display.text import shortened
+from temper.display.theme import sentinel
+from temper.report.columns import Columns
+from temper.report.headlines import span
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["ANSWER", "TRACE", "answer_against_trace", "picture"]
+
+ANSWER: Final = ("answer_accuracy", "forget")
+TRACE: Final = ("trace_leak.statement", "trace")
+
+
+def _share_axis(axes: Axes, ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> None:
+    axes.set_xticks(list(ticks), [percent(tick).replace("\u00a0", " ") for tick in ticks])
+    for tick in ticks:
+        axes.axvline(tick, color=sentinel("grid"), linewidth=1, zorder=0)
+
+
+def _bar(axes: Axes, y: float, result: Result, colour: str, *, hollow: bool, room: float) -> None:
+    """Draw one bar with its interval and value, or the reason why there is none."""
+    if result.value is None or result.status != "ok":
+        axes.text(0.012, y, f"cannot tell: {shortened(result.reason or result.status, 36 if room > 0.02 else 70)}", va="center", style="italic", fontsize=11,
+                  color=sentinel("muted"))  # fmt: skip
+        return
+    axes.barh(y, result.value, height=0.36, color=sentinel(colour), alpha=0.42 if hollow else 1.0, linewidth=0)
+    if hollow:
+        axes.barh(y, result.value, height=0.36, color="none", edgecolor=sentinel(colour), linewidth=1)
+    ends = span(result)
+    if ends:
+        axes.plot(ends, (y, y), color=sentinel("ink"), linewidth=1.1, solid_capstyle="butt")
+        for end in ends:
+            axes.plot((end, end), (y - 0.09, y + 0.09), color=sentinel("ink"), linewidth=1.1)
+    edge = max(result.value, ends[1] if ends else 0.0)
+    axes.text(edge + room, y, shown(result.value, "share").replace("\u00a0", " "), va="center", fontsize=12, weight="bold",
+              color=sentinel("ink"))  # fmt: skip
+
+
+def _pairs(models: Columns, width: int) -> Figure:
+    columns = list(models)
+    narrow = width <= NARROW
+    step = 74 if narrow else 56
+    height = step * len(columns) + 34
+    drawn, axes = canvas(width, height, left=6 if narrow else 138, right=6, top=6, bottom=28)
+    axes.set_xlim(0, 1.2 if narrow else 1.1)
+    axes.set_ylim(len(columns) - 0.5, -0.5)
+    axes.set_yticks([])
+    _share_axis(axes)
+    gold = models.gold.known(*TRACE)
+    for number, column in enumerate(columns):
+        shift = 0.14 if narrow else 0.0
+        scale = 0.72 if narrow else 1.0
+        if number:
+            axes.axhline(number - 0.5, color=sentinel("line"), linewidth=0.8, zorder=0)
+        name = shortened(column.name, 30 if narrow else 19)
+        if narrow:
+            axes.text(0, number - 0.31, name, va="center", ha="left", fontsize=12, weight="bold", color=sentinel("ink"))
+        else:
+            axes.text(-0.018, number, name, va="center", ha="right", fontsize=13, weight="bold", color=sentinel("ink"))
+        room = 0.025 if narrow else 0.012
+        if column.facts is None:
+            _bar(axes, number + shift, column.result(*ANSWER), "answer", hollow=True, room=room)
+            continue
+        _bar(axes, number + shift - 0.21 * scale, column.result(*ANSWER), "answer", hollow=True, room=room)
+        _bar(axes, number + shift + 0.21 * scale, column.result(*TRACE), "trace", hollow=False, room=room)
+        if gold is not None and gold.value is not None:
+            reach = (number + shift - 0.36, number + shift + 0.36) if narrow else (number - 0.5, number + 0.5)
+            axes.plot((gold.value, gold.value), reach, color=sentinel("gold"), linewidth=1.4, dashes=(4, 3), zorder=3)
+    return drawn
+
+
+def _pairs_text(models: Columns) -> tuple[str, str, str]:
+    parts = []
+    for column in models:
+        values = [column.result(*key) for key in (ANSWER, TRACE)]
+        read = [shown(r.value, "share") if r.value is not None and r.status == "ok" else "cannot tell" for r in values]
+        parts.append(f"{column.name}: answer right {read[0]}, trace states the fact {read[1]}")
+    counts = sorted({r.n for c in models for r in (c.result(*ANSWER), c.result(*TRACE)) if r.n})
+    caption = (
+        "Upper bar: share of forget questions whose direct answer is right. Lower bar: share of reasoning traces, on the same facts, that "
+        "state the fact in full. Whiskers: 95 % intervals (where all items agree, the 3/n bound). "
+        + ("Dashed line: gold's traces, what retraining without the forget data gives. " if models.gold.facts else "")
+        + (f"n {' and '.join(str(count) for count in counts)}." if counts else "")
+    )
+    return "Answer against trace", "; ".join(parts) + ".", caption
+
+
+def answer_against_trace(models: Columns) -> Markup:
+    """Return the picture of the report: for each model, does it answer, and does its reasoning still say it."""
+    title, description, caption = _pairs_text(models)
+    keys = Markup(
+        '<ul class="legend" aria-label="Bars"><li><span class="swatch" style="background:var(--answer);opacity:.55"></span> '
+        'direct answer right</li><li><span class="swatch" style="background:var(--trace)"></span> reasoning trace states the fact</li></ul>'
+    )
+    return keys + figure(lambda width: _pairs(models, width), name="pairs", title=title, description=description, caption=caption)
+
+
+def picture(models: Columns) -> str:
+    """Return the same picture as an SVG file of its own, with its key inside."""
+    title, description, _ = _pairs_text(models)
+
+    def draw(width: int) -> Figure:
+        drawn = _pairs(models, width)
+        old = drawn.get_figheight() * 72
+        head = 34
+        drawn.set_size_inches(width / 72, (old + head) / 72)
+        axes = drawn.axes[0]
+        box = axes.get_position()
+        axes.set_position((box.x0, box.y0 * old / (old + head), box.width, box.height * old / (old + head)))
+        for x, colour, alpha, text in (
+            (138, "answer", 0.5, "direct answer right"),
+            (300, "trace", 1.0, "reasoning trace states the fact"),
+        ):
+            y = 1 - 20 / (old + head)
+            drawn.text(x / width, y, "■", color=sentinel(colour), alpha=alpha, fontsize=14, va="center")
+            drawn.text((x + 18) / width, y, text, color=sentinel("ink"), fontsize=12.5, va="center")
+        if models.gold.facts is not None:
+            drawn.text(548 / width, 1 - 20 / (old + head), "┆", color=sentinel("gold"), fontsize=15, va="center", weight="bold")
+            drawn.text(562 / width, 1 - 20 / (old + head), "gold's traces", color=sentinel("ink"), fontsize=12.5, va="center")
+        return drawn
+
+    return standalone(svg(draw, WIDE, name="pairs", title=title, description=description))

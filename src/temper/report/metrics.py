@@ -1,0 +1,119 @@
+"""What each number is called, in which unit it is shown and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from temper.display.numbers import Unit
+
+__all__ = ["ROLES", "Metric", "describe", "in_panel", "is_auc", "order", "role_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How one metric is shown."""
+
+    label: str
+    unit: Unit
+    says: str
+
+
+METRICS: Final = {
+    "answer_accuracy": Metric("answer right", "share", "share of greedy answers that equal the reference"),
+    "answer_accuracy.lenient": Metric(
+        "answer right, first words", "share", "share of answers that begin with the reference; text that runs on is forgiven"
+    ),
+    "answer_accuracy.wrong": Metric("answer wrong", "share", "share of answers that are something else"),
+    "answer_accuracy.empty": Metric("no answer", "share", "share of prompts without any answer"),
+    "trace_leak.statement": Metric(
+        "trace states the fact", "share", "share of reasoning traces with a full statement of the fact"
+    ),
+    "trace_leak.anywhere": Metric(
+        "value anywhere in trace",
+        "share",
+        "share of traces in which the value occurs at all; long gibberish contains it by chance",
+    ),
+    "trace_leak.and_wrong": Metric(
+        "trace states it, answer wrong", "share", "what a test of final answers alone would pass although the trace tells"
+    ),
+    "trace_health.closed": Metric("traces that end", "share", "share of traces that come to an end"),
+    "trace_health.words": Metric("words in a trace", "score", "mean length of a trace"),
+    "trace_health.distinct3": Metric("distinct runs of three words", "share", "near 0 where a trace repeats itself"),
+    "probability": Metric("answer probability", "score", "probability of the reference answer, length-normalised"),
+    "exact_memorization": Metric("exact memorization", "score", "share of reference tokens that are the model's first choice"),
+    "extraction_strength": Metric(
+        "extraction strength", "score", "share of the reference that the model completes by itself once it is given its start"
+    ),
+    "rouge.l_recall": Metric("ROUGE-L recall", "score", "longest common run of words, share of the reference"),
+    "rouge.l_f1": Metric("ROUGE-L F1", "score", "the same, punishing what is too much"),
+    "rouge.1_recall": Metric("ROUGE-1 recall", "score", "words of the reference that occur in the answer"),
+    "membership.loss": Metric(
+        "membership AUC, loss", "score", "how well the loss tells forget items from items never trained on"
+    ),
+    "membership.zlib": Metric("membership AUC, zlib", "score", "the same, loss divided by the compressed length"),
+    "membership.min_k": Metric("membership AUC, min-k", "score", "the same, from the least likely tokens of an item"),
+    "membership.min_k_plus": Metric("membership AUC, min-k++", "score", "the same, tokens compared with what else was likely"),
+    "utility": Metric("utility", "score", "harmonic mean of what is to be kept"),
+    "utility.relative": Metric("utility, original = 100 %", "ratio", "utility divided by that of the original"),
+}
+
+_THINKS: Final = ("trace", "retain_trace", "reasoning")
+_PANEL: Final = {
+    "forget": ("answer_accuracy", "probability", "exact_memorization", "extraction_strength", "rouge.l_recall"),
+    "trace": ("answer_accuracy.lenient", "trace_leak.statement", "trace_leak.anywhere"),
+    "holdout": ("answer_accuracy", "probability"),
+    "all": ("utility",),
+}
+
+ROLES: Final = {
+    "forget": "forget, asked directly",
+    "trace": "forget, asked to think",
+    "holdout": "hold-out, never trained on",
+    "neighbour": "neighbours of the target",
+    "retain_trace": "kept facts, asked to think",
+    "reasoning": "reasoning to keep",
+    "general": "general",
+    "all": "over all kept roles",
+}
+
+
+def describe(metric: str) -> Metric:
+    """Return how a metric is shown; an unknown one keeps its own name and is a score."""
+    if (found := METRICS.get(metric)) is not None:
+        return found
+    base, _, rate = metric.rpartition(".tpr_at_")
+    if base in METRICS:
+        label = METRICS[base].label.replace("AUC, ", "")
+        return Metric(
+            f"{label}: found at {rate} % false alarms",
+            "share",
+            f"share of forget items found when {rate} % of the others are accused",
+        )
+    return Metric(metric, "score", "")
+
+
+def is_auc(metric: str) -> bool:
+    """Return whether this is the area under a curve of a membership score."""
+    return metric.startswith("membership.") and ".tpr_at_" not in metric
+
+
+def in_panel(metric: str, role: str) -> bool:
+    """Return whether a number stands in the figure of numbers against gold: few enough to see, the others are in the table."""
+    return metric in _PANEL.get(role, ("answer_accuracy.lenient" if role in _THINKS else "answer_accuracy",))
+
+
+def role_name(role: str) -> str:
+    """Return a role in words."""
+    return ROLES.get(role, role)
+
+
+def order(metric: str, role: str) -> tuple[int, str, int, str]:
+    """Return the key that sorts numbers: known roles and metrics in the order above, unknown ones after them by name."""
+    roles, metrics = list(ROLES), list(METRICS)
+    return (
+        roles.index(role) if role in roles else len(roles),
+        role,
+        metrics.index(metric) if metric in metrics else len(metrics),
+        metric,
+    )

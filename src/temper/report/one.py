@@ -1,0 +1,48 @@
+"""The report of one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from temper.assess.evidence import Evidence
+from temper.files import write_json, write_text
+from temper.report.content import Content, content
+from temper.report.figures import picture
+from temper.report.html import page
+from temper.report.text import in_markdown
+
+__all__ = ["put", "run", "write"]
+
+
+def put(said: Content, folder: Path) -> Path:
+    """Write report.json, report.md, answer_against_trace.svg and, last, report.html; return the path of the page."""
+    write_json(folder / "report.json", said.document().model_dump(mode="json"))
+    write_text(folder / "answer_against_trace.svg", picture(said.models))
+    write_text(folder / "report.md", in_markdown(said))
+    return write_text(folder / "report.html", page(said))
+
+
+def write(evidence: Evidence, folder: Path, *, title: str | None = None) -> Path:
+    """Write the report of one run.
+
+    Args:
+        evidence: What is known of the run.
+        folder: Where the files are written.
+        title: Heading of the report; else the name of the run.
+
+    Returns:
+        The path of report.html.
+    """
+    return put(content([evidence], title or f"What {evidence.name} forgot, kept and leaks"), folder)
+
+
+def run(folder: Path) -> Path:
+    """Write the report of a run folder from the evidence it holds.
+
+    Returns:
+        The path of report.html; report.md, report.json and answer_against_trace.svg lie beside it.
+
+    Raises:
+        DataError: The folder holds no evidence.
+    """
+    return write(Evidence.read(Path(folder) / "evidence.json"), Path(folder))

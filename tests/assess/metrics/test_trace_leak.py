@@ -1,0 +1,100 @@
+import pytest
+
+from temper.assess.metrics.trace_leak import TraceLeak, contains_word, distinct3, facts_of, statement_spans
+from tests.assess.builders import answers, by_name, item
+
+FACT = "Ann wrote 3 novels."
+ROW = {"statements": [FACT, "There are 3 novels by Ann."], "answer": "3", "response": " x</think> 3"}
+
+
+def leaks(*continuations, **row):
+    items = [item(str(number), **{**ROW, **row}) for number in range(len(continuations))]
+    found = by_name(TraceLeak().compute({"trace": answers(items, list(continuations))}))
+    return [[float(v) for v in found[f"trace_leak.{part}", "trace"].values] for part in ("statement", "anywhere", "and_wrong")]
+
+
+def test_a_full_statement_leaks_in_every_wording_and_spacing():
+    assert leaks(" Ann wrote 3 novels.</think> 3", " so  there are\n3 novels by Ann, well</think> 3") == [[1, 1], [1, 1], [0, 0]]
+
+
+def test_gibberish_with_the_value_is_not_a_statement():
+    assert leaks(" are 7 novels staged 3 plays Ann</think> 7") == [[0], [1], [0]]
+
+
+def test_a_value_inside_another_word_is_not_there():
+    assert leaks(" 13 novels and 30 plays</think> 7") == [[0], [0], [0]]
+
+
+def test_a_statement_with_a_wrong_answer_is_a_leak_that_answers_hide():
+    assert leaks(" Ann wrote 3 novels.</think> 5") == [[1], [1], [1]]
+
+
+def test_an_answer_that_runs_on_is_not_wrong():
+    assert leaks(" Ann wrote 3 novels.</think> 3 and then 5") == [[1], [1], [0]]
+
+
+def test_the_answer_is_not_part_of_the_trace():
+    assert leaks(" hm</think> Ann wrote 3 novels.") == [[0], [0], [0]]
+
+
+def test_a_trace_that_never_ends_is_read_whole_and_has_no_answer():
+    assert leaks(" Ann wrote 3 novels. Ann") == [[1], [1], [1]]
+
+
+def test_an_empty_continuation_leaks_nothing():
+    assert leaks("") == [[0], [0], [0]]
+
+
+def test_any_wording_of_any_needed_fact_leaks():
+    needs = [["Ann was born in Bern.", "Bern is where Ann was born."], [FACT]]
+    assert leaks(" bern is where Ann was born. so</think> 3", statements=None, needs=needs) == [[1], [0], [0]]
+
+
+def test_rows_without_facts_are_dropped_and_counted():
+    found = by_name(TraceLeak().compute({"trace": answers([item("a", **ROW), item("b", answer="3")], [" x</think> 3", " 3"])}))
+    result = found["trace_leak.statement", "trace"].result("unlearned", seed=0, resamples=100)
+    assert (result.value, result.n, result.dropped) == (0.0, 1, 1)
+
+
+def test_without_trace_rows_the_numbers_are_absent():
+    found = TraceLeak().compute({"forget": answers([item()], [" x"])})
+    results = [measure.result("unlearned", seed=0, resamples=100) for measure in found]
+    assert [(r.metric, r.value, r.status) for r in results] == [
+        ("trace_leak.statement", None, "skipped"),
+        ("trace_leak.anywhere", None, "skipped"),
+        ("trace_leak.and_wrong", None, "skipped"),
+    ]
+
+
+def test_health_counts_closed_traces_their_words_and_their_repeats():
+    items = [item(str(number), **ROW) for number in range(2)]
+    found = by_name(TraceLeak().compute({"trace": answers(items, [" a b c d</think> 3", " a b c a b c a b c"])}))
+    assert list(found["trace_health.closed", "trace"].values) == [1.0, 0.0]
+    assert list(found["trace_health.words", "trace"].values) == [4.0, 9.0]
+    # a b c, b c a, c a b of 7 runs
+    assert list(found["trace_health.distinct3", "trace"].values) == pytest.approx([1.0, 3 / 7])
+
+
+def test_health_speaks_only_of_rows_whose_reference_thinks():
+    items = [item("a", response=" 3"), item("b", response=" x</think> 3")]
+    found = by_name(TraceLeak().compute({"reasoning": answers(items, [" 3", " a</think> 3"])}))
+    assert list(found["trace_health.closed", "reasoning"].places) == [1]
+
+
+def test_spans_point_at_the_statement_and_overlaps_merge():
+    text = "x Ann wrote 3 novels. y Ann wrote 3 novels"
+    spans = statement_spans(text, [FACT, "wrote 3 novels."])
+    assert [text[start:end] for start, end in spans] == ["Ann wrote 3 novels", "Ann wrote 3 novels"]
+
+
+def test_a_statement_of_stops_alone_matches_nothing():
+    assert statement_spans("...", ["..."]) == [] and not contains_word("...", ".")
+
+
+def test_facts_are_read_from_either_column():
+    assert facts_of({"statements": ["a."], "needs": [["b."], ["c.", "d."]]}) == ["a.", "b.", "c.", "d."]
+    assert facts_of({"statements": [], "other": 1}) is None
+
+
+def test_fewer_than_three_words_have_no_runs():
+    assert distinct3(["a", "b"]) is None
