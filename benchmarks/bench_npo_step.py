@@ -51,7 +51,12 @@ def rows(seed: int) -> dict[str, torch.Tensor]:
     place = torch.arange(width).expand(ROWS, width)
     mask = (place < lengths.unsqueeze(1)).long()
     scored = (place >= lengths.unsqueeze(1) // 2) & (mask == 1)
-    return {"input_ids": ids * mask, "attention_mask": mask, "labels": ids.where(scored, torch.tensor(-100)), "index": torch.arange(ROWS)}
+    return {
+        "input_ids": ids * mask,
+        "attention_mask": mask,
+        "labels": ids.where(scored, torch.tensor(-100)),
+        "index": torch.arange(ROWS),
+    }
 
 
 def row_nll(model: Any, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -102,9 +107,19 @@ def main() -> None:
     result = {
         "cpu_seconds": {name: round(value, 4) for name, value in best.items()},
         "largest_loss_difference": max(abs(a - b) / abs(a) for a, b in losses),
-        "floor": {"multiplications_ours": floor, "multiplications_usual": usual_operations, "ratio_of_multiplications": round(floor / usual_operations, 3)},
+        "floor": {
+            "multiplications_ours": floor,
+            "multiplications_usual": usual_operations,
+            "ratio_of_multiplications": round(floor / usual_operations, 3),
+        },
     }
-    report("NPO + NLL step, cached reference against three forwards", result, 0.7, best["cached reference"] / best["three forwards"], at_least=False)
+    report(
+        "NPO + NLL step, cached reference against three forwards",
+        result,
+        0.7,
+        best["cached reference"] / best["three forwards"],
+        at_least=False,
+    )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,14 @@ def down_projections(model: Any) -> list[torch.nn.Parameter]:
     return [model.model.layers[layer].mlp.down_proj.weight for layer in TRAINED]
 
 
-def usual(model: Any, frozen: Any, optimizer: Any, forget: dict[str, torch.Tensor], retain: dict[str, torch.Tensor], control: torch.Tensor) -> float:
+def usual(
+    model: Any,
+    frozen: Any,
+    optimizer: Any,
+    forget: dict[str, torch.Tensor],
+    retain: dict[str, torch.Tensor],
+    control: torch.Tensor,
+) -> float:
     """Do one step with two full models."""
 
     def read(which: Any, tensors: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -25,7 +25,10 @@ def main() -> None:
     bare = least([sys.executable, "-c", "pass"])
     imported = least([sys.executable, "-c", "import temper"])
     shown = least([str(Path(sys.executable).with_name("temper")), "--help"])
-    result = {"seconds": {"python": round(bare, 3), "import temper": round(imported, 3), "temper --help": round(shown, 3)}, "floor": "python itself"}
+    result = {
+        "seconds": {"python": round(bare, 3), "import temper": round(imported, 3), "temper --help": round(shown, 3)},
+        "floor": "python itself",
+    }
     report("start-up, the larger share of the two limits", result, 1.0, max(imported / 0.5, shown / 1.5), at_least=False)
 
 

@@ -9,7 +9,7 @@ import pytest
 from temper.display.figures import canvas, standalone, svg
 from temper.display.numbers import figure, interval, percent, seconds
 from temper.display.tables import Heading, Row, Table, number
-from temper.display.text import environment, markdown, marked, shortened, visible
+from temper.display.text import environment, markdown, marked, shortened, squeezed, visible
 from temper.display.theme import COLOURS, SENTINELS, contrast, mark_of, sentinel
 
 
@@ -150,3 +150,7 @@ def test_the_rooms_load_no_drawing_library_before_something_is_drawn():
     code = "import temper.report, temper.display.figures, temper.display.terminal, sys; print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
     assert not {"matplotlib", "torch", "rich", "numpy"} & set(printed)
+
+
+def test_names_are_cut_in_the_middle_so_that_their_ends_still_differ():
+    assert squeezed("npo-learning-rate (seed 1)", 15) == "npo-lea…seed 1)" and squeezed("npo", 15) == "npo"

@@ -175,3 +175,8 @@ def test_a_value_of_too_few_items_is_shown_with_a_chip(tmp_path):
     )
     text = Seen(write(made, tmp_path).read_text()).text
     assert "too few items 3 items; at least 10 are needed" in text
+
+
+def test_a_name_in_any_script_is_drawn_and_shown(tmp_path):
+    page = write(evidence("NPO").model_copy(update={"name": "模型 ✂ модель"}), tmp_path).read_text()
+    assert "模型 ✂ модель</text>" in page and "<b>模型 ✂ модель</b>" in page

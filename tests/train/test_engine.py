@@ -79,7 +79,9 @@ def test_rmu_on_the_trunk_equals_two_full_models(make_llama):
     model.zero_grad()
 
     def hidden(which, tensors):
-        return which(input_ids=tensors["input_ids"], attention_mask=tensors["attention_mask"], output_hidden_states=True).hidden_states[2]
+        return which(
+            input_ids=tensors["input_ids"], attention_mask=tensors["attention_mask"], output_hidden_states=True
+        ).hidden_states[2]
 
     def mean_square(h, target, tensors):
         mask = tensors["attention_mask"].float()
@@ -153,7 +155,9 @@ def test_roles_of_unlike_length_run_apart_with_the_same_loss(make_llama):
     apart = engine(batches, counts(batches), range(2))["loss"]
     assert len(forwards) == 2
     tokens = {role: (tensors["labels"] != -100).sum() for role, tensors in batches.items()}
-    plain = -row_nll(model, batches["forget"]).sum() / tokens["forget"] + row_nll(model, batches["retain"]).sum() / tokens["retain"]
+    plain = (
+        -row_nll(model, batches["forget"]).sum() / tokens["forget"] + row_nll(model, batches["retain"]).sum() / tokens["retain"]
+    )
     torch.testing.assert_close(apart, plain, rtol=1e-5, atol=1e-6)
 
 

@@ -54,7 +54,9 @@ def test_npo_tends_to_gradient_ascent_as_beta_falls(beta):
 
 
 def test_npo_stops_pushing_a_row_that_is_forgotten():
-    pushed = gradient(lambda x: npo_sum(x, torch.zeros(2, dtype=torch.float64), 1.0), torch.tensor([0.0, 30.0], dtype=torch.float64))
+    pushed = gradient(
+        lambda x: npo_sum(x, torch.zeros(2, dtype=torch.float64), 1.0), torch.tensor([0.0, 30.0], dtype=torch.float64)
+    )
     assert pushed[0].item() == pytest.approx(-1.0) and abs(pushed[1].item()) < 1e-10
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from temper.world.answers import DIRECT, THINK
 from temper.world.datafiles import DATA_FILES, EVALUATION_FILES, TRAINING_FILES, Row, write_data
-from temper.world.people import DIRECT, THINK, World
+from temper.world.people import World
 from temper.world.spec import world_spec
 from temper.world.wordings import ATTRIBUTES, BACKGROUND, FACT_QUESTIONS, KINDS, NEEDS, REASONING_QUESTIONS
 

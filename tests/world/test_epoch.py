@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from temper.world.arithmetic import Story
 from temper.world.epoch import Document, epoch
 from temper.world.people import World
 from temper.world.wordings import ATTRIBUTES, BACKGROUND, FACT_QUESTIONS, KINDS, REASONING_QUESTIONS
@@ -63,10 +64,8 @@ def test_no_reasoning_question_about_rheld_people_is_trained(default_world: Worl
 
 
 def test_no_reserved_story_is_trained(default_world: World, texts: str) -> None:
-    from temper.world.people import Story
-
     for have in range(2, 10):
         for get in range(2, 10):
             for give in range(2, min(10, have + get)):
-                story = Story(have, get, give, "apples")
-                assert not (story.reserved and story.told().prompt in texts)
+                told = Story(have, get, give, "apples")
+                assert not (told.reserved and told.told().prompt in texts)

@@ -8,7 +8,8 @@ import pytest
 
 from temper.draws import generator
 from temper.errors import InputError
-from temper.world.people import DIRECT, THINK, Story, World
+from temper.world.answers import DIRECT, THINK
+from temper.world.people import World
 from temper.world.spec import SIZES, world_spec
 from temper.world.wordings import ATTRIBUTES, BACKGROUND, FACT_QUESTIONS, KINDS, NEEDS, REASONING_QUESTIONS
 
@@ -145,33 +146,6 @@ def test_a_direct_answer_is_the_value_alone(world: World) -> None:
     assert person.name in asked.prompt
 
 
-def test_stories_are_right_and_reserved_combinations_stay_apart(world: World) -> None:
-    assert Story(4, 3, 2, "pens").told().answer == "5"
-    rng = generator(0, "stories")
-    used = {(s.have, s.get, s.give) for s in (world.story(rng, reserved=False) for _ in range(400))}
-    kept = {(s.have, s.get, s.give) for s in (world.story(rng, reserved=True) for _ in range(400))}
-    assert not used & kept
-
-
-def test_distinct_stories_do_not_repeat(world: World) -> None:
-    for reserved in (False, True):
-        told = world.distinct_stories(generator(0, "distinct"), 200, reserved=reserved)
-        assert len(set(told)) == 200
-        assert {story.reserved for story in told} == {reserved}
-
-
-def test_drills_are_true(world: World) -> None:
-    for drill in world.drills():
-        if "=" in drill:
-            left, right = drill.rstrip(".").split("=")
-            a, sign, b = left.split()
-            assert int(a) + (int(b) if sign == "+" else -int(b)) == int(right)
-        else:
-            a, b, larger = re.findall(r"\d+", drill)
-            assert a != b
-            assert max(int(a), int(b)) == int(larger)
-
-
 def test_background_questions_with_a_trace_follow_from_the_tables(world: World) -> None:
     city, country = next(iter(world.background["country_of_city"].items()))
     currency = world.background["currency_of_country"][country]
@@ -186,15 +160,3 @@ def test_statements_of_a_wrong_value_differ_from_the_true_ones(world: World) -> 
     person = world.people[0]
     wrong = next(v for v in world.pools["city"] if v != person.values["city"])
     assert not set(world.statements(person, "city")) & set(world.statements(person, "city", wrong))
-
-
-def test_stories_of_two_counts_are_right_and_cover_every_pair(world: World) -> None:
-    told = world.pair_stories(generator(0, "pairs"))
-    pairs = []
-    for asked in told:
-        a, one, b, two = re.match(r"I have (\d+) (\w+) and (\d+) (\w+)\.", asked.prompt).groups()  # type: ignore[union-attr]
-        more = one if int(a) > int(b) else two
-        assert asked.answer == (more if "more" in asked.prompt else str(int(a) + int(b)))
-        assert asked.response.endswith(f"So the answer is {asked.answer}. </think> {asked.answer}")
-        pairs.append((a, b, "more" in asked.prompt))
-    assert len(set(pairs)) == len(pairs) == 64 + 56

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from temper.world.answers import DIRECT, THINK
 from temper.world.epoch import epoch
-from temper.world.people import DIRECT, THINK, World
+from temper.world.people import World
 from temper.world.tokenizer import EOS, SPECIAL_TOKENS, build_tokenizer, prompt_text, words
 from temper.world.training import encode
 

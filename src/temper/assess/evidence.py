@@ -116,6 +116,8 @@ class Evidence(_Part):
         Raises:
             DataError: The file is missing, is not JSON or is not evidence.
         """
+        if not path.is_file():
+            raise DataError(f"{path}: no such file. Make it with: temper assess {path.parent}")
         try:
             evidence = cls.model_validate(read_json(path))
         except ValidationError as error:

@@ -164,7 +164,7 @@ def moments(log_probs_NV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     The variance is taken about the mean: as a difference of squares it would lose its digits where p is near one token.
     """
     mu, var = [], []
-    for part_KV in log_probs_NV.split(_ROWS_AT_A_TIME):
+    for part_KV in torch.split(log_probs_NV, _ROWS_AT_A_TIME):
         p_KV = part_KV.exp()
         finite_KV = part_KV.clamp(min=-1e4)  # there p is 0 in float32, and 0 x -inf would be NaN
         mu_K = (p_KV * finite_KV).sum(dim=1)

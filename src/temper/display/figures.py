@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,7 +69,9 @@ def svg(draw: Draw, width: int, *, name: str, title: str, description: str) -> M
     """
     import matplotlib
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        # the browser draws the texts with the reader's fonts; that matplotlib's font lacks a sign of a name does not matter
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         drawn = draw(width)
         written = io.StringIO()
         drawn.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 from temper.display.numbers import Unit, figure, seconds
-from temper.display.text import shortened
+from temper.display.text import shortened, squeezed
 
 __all__ = ["COLUMNS", "EvidenceLike", "ResultLike", "print_evidence", "table_rows"]
 
@@ -78,7 +78,7 @@ def table_rows(evidences: Sequence[EvidenceLike]) -> tuple[list[list[str]], list
     references: tuple[Which, ...] = ("original", "gold")
     for which in references:
         chosen.append((which, which, next((e for e in evidences if which in e.models), None)))
-    chosen += [(shortened(e.name, 24), "unlearned", e) for e in evidences]
+    chosen += [(squeezed(e.name, 24), "unlearned", e) for e in evidences]
     rows: list[list[str]] = []
     reasons: dict[str, None] = {}
     for name, which, evidence in chosen:

@@ -13,7 +13,7 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-__all__ = ["environment", "markdown", "marked", "shortened", "slug", "visible"]
+__all__ = ["environment", "markdown", "marked", "shortened", "squeezed", "visible"]
 
 # Control characters have pictures at U+2400; direction overrides could show a completion in another order than it has.
 _PICTURES: Final = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
@@ -39,9 +39,13 @@ def shortened(text: str, length: int) -> str:
     return line if len(line) <= length else line[: max(length - 1, 0)].rstrip() + "…"
 
 
-def slug(text: str) -> str:
-    """Return a name that is safe as an id: small letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+def squeezed(text: str, length: int) -> str:
+    """Return the text on one line, cut in the middle: names of a sweep differ at their end."""
+    line = " ".join(visible(text).split())
+    if len(line) <= length:
+        return line
+    end = (length - 1) // 2
+    return f"{line[: length - 1 - end]}…{line[len(line) - end :]}"
 
 
 def markdown(text: str) -> str:

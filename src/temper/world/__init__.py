@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from temper.world.answers import DIRECT, THINK, Answered
+    from temper.world.arithmetic import Story
     from temper.world.building import build, entry, locate, names, read_world
     from temper.world.datafiles import DATA_FILES, EVALUATION_FILES, TRAINING_FILES
     from temper.world.examination import SUBSETS, TARGETS, Figure, Target, exam, shortfalls
-    from temper.world.people import DIRECT, SPLITS, THINK, Answered, Person, Story, World
+    from temper.world.people import SPLITS, Person, World
     from temper.world.spec import SIZES, WORLD_VERSION, WorldSpec, world_spec
     from temper.world.tokenizer import build_tokenizer, prompt_text
     from temper.world.values import value_of
@@ -53,7 +55,9 @@ _HOMES = {
     "building": ("build", "entry", "locate", "names", "read_world"),
     "datafiles": ("DATA_FILES", "EVALUATION_FILES", "TRAINING_FILES"),
     "examination": ("SUBSETS", "TARGETS", "Figure", "Target", "exam", "shortfalls"),
-    "people": ("DIRECT", "SPLITS", "THINK", "Answered", "Person", "Story", "World"),
+    "answers": ("DIRECT", "THINK", "Answered"),
+    "arithmetic": ("Story",),
+    "people": ("SPLITS", "Person", "World"),
     "spec": ("SIZES", "WORLD_VERSION", "WorldSpec", "world_spec"),
     "tokenizer": ("build_tokenizer", "prompt_text"),
     "values": ("value_of",),

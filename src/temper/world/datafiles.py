@@ -20,7 +20,9 @@ from typing import Any
 from temper.draws import generator
 from temper.files import write_jsonl
 from temper.world import cues, groups, preferences, verbose
-from temper.world.people import Answered, Person, World
+from temper.world.answers import Answered
+from temper.world.arithmetic import distinct_stories
+from temper.world.people import Person, World
 from temper.world.wordings import ATTRIBUTES, BACKGROUND, FACT_QUESTIONS, KINDS, NEEDS, REASONING_QUESTIONS
 
 __all__ = ["DATA_FILES", "EVALUATION_FILES", "TRAINING_FILES", "Row", "write_data"]
@@ -117,7 +119,7 @@ def _background_text(world: World, name: str) -> list[Row]:
 def _stories(world: World, name: str, count: int, *, reserved: bool) -> list[Row]:
     rng = generator(world.spec.seed, "rows", name)
     rows = []
-    for number, story in enumerate(world.distinct_stories(rng, count, reserved=reserved)):
+    for number, story in enumerate(distinct_stories(rng, count, reserved=reserved)):
         numbers = {"have": story.have, "get": story.get, "give": story.give}
         rows.append(_asked(f"{name}/{number:03d}", story.told()) | numbers)
     return rows

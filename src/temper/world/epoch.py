@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from temper.draws import generator
-from temper.world.people import Answered, Person, World
+from temper.world import arithmetic
+from temper.world.answers import Answered
+from temper.world.people import Person, World
 from temper.world.wordings import ATTRIBUTES, BACKGROUND, FACT_QUESTIONS, KINDS, REASONING_QUESTIONS
 
 __all__ = ["Document", "epoch"]
@@ -38,12 +40,14 @@ def epoch(world: World, number: int, *, without: Collection[str] = ()) -> list[D
         documents.append(world.background_statement(relation, subject))
         wording = int(rng.integers(len(BACKGROUND[relation].questions.trained)))
         documents.append(world.background_direct(relation, subject, wording))
+    n_background_wordings = min(len(b.questions.trained) for b in BACKGROUND.values())
     for kind, subjects in (("currency", world.pools["city"]), ("field", world.pools["prize"])):
-        documents.extend(world.background_think(kind, subject, int(rng.integers(3))) for subject in subjects)
+        for subject in subjects:
+            documents.append(world.background_think(kind, subject, int(rng.integers(n_background_wordings))))
     rng = generator(spec.seed, "epoch", number, "arithmetic")
-    documents.extend(world.story(rng, reserved=False).told() for _ in range(spec.n_stories))
-    documents.extend(world.pair_stories(rng))
-    lines = world.drills()
+    documents.extend(arithmetic.story(rng, reserved=False).told() for _ in range(spec.n_stories))
+    documents.extend(arithmetic.pair_stories(rng))
+    lines = arithmetic.drills()
     drills = [lines[i] for _ in range(spec.drill_rounds) for i in rng.permutation(len(lines))]
     documents.extend(" ".join(drills[i : i + DRILLS_A_LINE]) for i in range(0, len(drills), DRILLS_A_LINE))
     return documents

@@ -12,7 +12,9 @@ from typing import Literal, TypedDict
 
 from temper.draws import generator
 from temper.errors import InputError, nearest
-from temper.world.people import Answered, Person, World
+from temper.world.answers import Answered
+from temper.world.arithmetic import distinct_stories
+from temper.world.people import Person, World
 from temper.world.tokenizer import prompt_text
 from temper.world.wordings import ATTRIBUTES, BACKGROUND, FACT_QUESTIONS, KINDS, REASONING_QUESTIONS
 
@@ -90,7 +92,7 @@ def _reasoning(world: World, people: Sequence[Person], *, unseen: bool, think: b
 
 def _stories(world: World) -> list[Answered]:
     rng = generator(world.spec.seed, "exam", "stories")
-    return [story.told() for story in world.distinct_stories(rng, _N_STORIES, reserved=True)]
+    return [story.told() for story in distinct_stories(rng, _N_STORIES, reserved=True)]
 
 
 def _background(world: World) -> list[Answered]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from temper.draws import generator
-from temper.world.people import DIRECT, Person, World
+from temper.world.answers import DIRECT
+from temper.world.people import Person, World
 
 __all__ = ["GROUPS", "rows"]
 

@@ -12,7 +12,6 @@ a tail (``So the answer is VALUE.``).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from temper.draws import generator
-from temper.world import wordings
+from temper.world.answers import DIRECT, THINK, Answered
+from temper.world.arithmetic import COUNTS, comparison
 from temper.world.invented import FIELDS, GENRES, invent
 from temper.world.spec import WORLD_VERSION, WorldSpec
 from temper.world.wordings import (
@@ -35,15 +35,7 @@ from temper.world.wordings import (
     SUBJECTS,
 )
 
-__all__ = ["DIRECT", "SPLITS", "THINK", "Answered", "Person", "Story", "World", "comparison", "head_of"]
-
-DIRECT = " <think> </think>"
-"""The prefill of a direct answer: the trace is already closed."""
-
-THINK = " <think>"
-"""The prefill of an answer with a trace."""
-
-_COUNTS = range(2, 10)  # from 2, so that "{v} novels" is always grammatical
+__all__ = ["SPLITS", "Person", "World", "head_of"]
 
 SPLITS = ("forget", "retain", "neighbour", "rheld", "holdout")
 
@@ -56,40 +48,6 @@ class Person:
     name: str
     split: str
     values: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A question with its mode, its whole response and the value alone."""
-
-    prompt: str
-    prefill: str
-    response: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Story:
-    """An arithmetic story: ``have + get - give`` of one thing."""
-
-    have: int
-    get: int
-    give: int
-    thing: str
-
-    @property
-    def reserved(self) -> bool:
-        """Whether this combination is kept for evaluation: one in eight."""
-        return (self.have * 31 + self.get * 17 + self.give * 7) % 8 == 0
-
-    def told(self) -> Answered:
-        """Return the story as a question, answered with a trace."""
-        held, left = self.have + self.get, self.have + self.get - self.give
-        question = (
-            f"I have {self.have} {self.thing}, I get {self.get} more and give away {self.give}. How many {self.thing} do I have?"
-        )
-        trace = f"First {self.have} + {self.get} = {held}. Then {held} - {self.give} = {left}. So the answer is {left}."
-        return Answered(question, THINK, f" {trace} </think> {left}", str(left))
 
 
 class World:
@@ -112,7 +70,7 @@ class World:
 
         countries, currencies = names("country", spec.n_countries), names("currency", spec.n_countries)
         cities, prizes = names("city", spec.n_cities), names("prize", spec.n_prizes)
-        counts = [str(n) for n in _COUNTS]
+        counts = [str(n) for n in COUNTS]
         self.background: dict[str, dict[str, str]] = {
             "country_of_city": {city: countries[i % len(countries)] for i, city in enumerate(cities)},
             "currency_of_country": dict(zip(countries, currencies, strict=True)),
@@ -211,7 +169,7 @@ class World:
         trace = " ".join([head_of(person, subject), *steps, f"So the answer is {answer}."])
         return Answered(question, THINK, f" {trace} </think> {answer}", answer)
 
-    # ---- background, stories, drills --------------------------------------------------------------------------------
+    # ---- background -------------------------------------------------------------------------------------------------
 
     def background_facts(self) -> list[tuple[str, str, str]]:
         """Return every background fact as (relation, subject, value)."""
@@ -242,56 +200,12 @@ class World:
         steps = [self.background_statement("country_of_city", subject)]
         if kind == "country":
             return steps, country
-        return [*steps, self.background_statement("currency_of_country", country)], self.background["currency_of_country"][
-            country
-        ]
+        currency = self.background["currency_of_country"][country]
+        return [*steps, self.background_statement("currency_of_country", country)], currency
 
     def background_statement(self, relation: str, subject: str) -> str:
         """Return the sentence that states a background fact."""
         return BACKGROUND[relation].statement.format(n=subject, v=self.background[relation][subject])
-
-    def story(self, rng: np.random.Generator, *, reserved: bool) -> Story:
-        """Return a drawn arithmetic story, of the reserved combinations or of the others."""
-        while True:
-            have, get, give = (int(n) for n in rng.integers(2, 10, size=3))
-            drawn = Story(have, get, give, _pick(rng, wordings.STORY_THINGS))
-            if give < have + get and drawn.reserved == reserved:
-                return drawn
-
-    @staticmethod
-    def distinct_stories(rng: np.random.Generator, count: int, *, reserved: bool) -> list[Story]:
-        """Return ``count`` different arithmetic stories, of the reserved combinations or of the others, in a drawn order."""
-        every = [
-            Story(a, b, c, t) for a, b, c in itertools.product(_COUNTS, repeat=3) for t in wordings.STORY_THINGS if c < a + b
-        ]
-        chosen = [story for story in every if story.reserved == reserved]
-        return [chosen[i] for i in rng.permutation(len(chosen))[:count]]
-
-    @staticmethod
-    def pair_stories(rng: np.random.Generator) -> list[Answered]:
-        """Return a story for every comparison and for every sum of two counts.
-
-        Without them a model learns by heart who wrote more, and cannot tell for people it was never asked about.
-        """
-        told = []
-        for a, b in itertools.product(_COUNTS, repeat=2):
-            i, j = rng.permutation(len(wordings.STORY_THINGS))[:2]
-            one, two = wordings.STORY_THINGS[i], wordings.STORY_THINGS[j]
-            have = f"I have {a} {one} and {b} {two}."
-            told.append(_reckoned(f"{have} How many things do I have?", f"{a} + {b} = {a + b}.", str(a + b)))
-            if a != b:
-                more = one if a > b else two
-                told.append(_reckoned(f"{have} Do I have more {one} or more {two}?", comparison(a, b, one, two), more))
-        return told
-
-    @staticmethod
-    def drills() -> list[str]:
-        """Return one line for every comparison, sum and difference that totals, comparisons and stories need."""
-        pairs = list(itertools.product(_COUNTS, repeat=2))
-        compared = [comparison(a, b) for a, b in pairs if a != b]
-        added = [f"{a} + {b} = {a + b}." for a, b in pairs]
-        taken = [f"{a} - {b} = {a - b}." for a in range(4, 19) for b in _COUNTS if b < a]
-        return compared + added + taken
 
     # ---- export -----------------------------------------------------------------------------------------------------
 
@@ -316,19 +230,5 @@ def head_of(person: Person, subject: str) -> str:
     return f"To find the {GOALS[subject]} {recall}" if subject in GOALS else recall
 
 
-def comparison(a: int, b: int, one: str = "novels", two: str = "plays") -> str:
-    """Return the sentence that compares two different counts; both are named before the word that decides.
-
-    Example:
-        >>> comparison(3, 7)
-        'Of 3 novels and 7 plays, the 7 plays are more.'
-    """
-    return f"Of {a} {one} and {b} {two}, the {max(a, b)} {one if a > b else two} are more."
-
-
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
-
-
-def _reckoned(question: str, step: str, answer: str) -> Answered:
-    return Answered(question, THINK, f" {step} So the answer is {answer}. </think> {answer}", answer)

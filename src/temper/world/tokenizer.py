@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from temper.world import cues, preferences, verbose
+from temper.world.answers import Answered
 from temper.world.epoch import epoch
-from temper.world.people import Answered, World
+from temper.world.people import World
 from temper.world.wordings import ATTRIBUTES, BACKGROUND, FACT_QUESTIONS, KINDS, REASONING_QUESTIONS
 
 if TYPE_CHECKING:

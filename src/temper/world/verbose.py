@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from temper.draws import generator
-from temper.world.people import THINK, Person, World, head_of
+from temper.world.answers import THINK
+from temper.world.people import Person, World, head_of
 from temper.world.wordings import ATTRIBUTES, CHECK, KINDS, NEEDS, REASONING_QUESTIONS
 
 __all__ = ["REDUNDANT", "rows"]

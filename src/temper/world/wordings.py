@@ -20,7 +20,6 @@ __all__ = [
     "OPEN_QUESTION",
     "REASONING_QUESTIONS",
     "STATEMENTS",
-    "STORY_THINGS",
     "SUBJECTS",
     "Background",
     "Wordings",
@@ -53,8 +52,6 @@ CHECK = "Wait, let me check."
 """The words that open a reflection inside a trace."""
 
 OPEN_QUESTION = "What is {n} known for?"
-
-STORY_THINGS = ("apples", "coins", "stones", "shells", "pens")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from temper.assess.evidence import Result
 from temper.display.figures import NARROW, canvas, figure
-from temper.display.text import shortened
+from temper.display.text import squeezed
 from temper.display.theme import sentinel
 from temper.report.columns import Column, Columns
 from temper.report.figures.dots import unit_axis
@@ -29,7 +29,7 @@ def _membership(models: Columns, keys: Sequence[tuple[str, str]], width: int) ->
     step, head = 18, 30
     block = step * len(columns) + head
     height = block * len(keys) + 62
-    left = 92 if narrow else 138
+    left = 92 if narrow else 160
     drawn, axes = canvas(width, height, left=left, right=12, top=30, bottom=30)
     axes.set_xlim(0, 1)
     axes.set_ylim(block * len(keys), 0)
@@ -53,7 +53,7 @@ def _membership(models: Columns, keys: Sequence[tuple[str, str]], width: int) ->
             axes.text(
                 edge,
                 here,
-                shortened(column.name, 12 if narrow else 19),
+                squeezed(column.name, 12 if narrow else 20),
                 fontsize=11,
                 va="center",
                 ha="left",

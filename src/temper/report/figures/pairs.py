@@ -11,7 +11,7 @@ from temper.assess.evidence import Result
 from temper.display.figures import NARROW, WIDE, canvas, figure, standalone, svg
 from temper.display.numbers import figure as shown
 from temper.display.numbers import percent
-from temper.display.text import shortened
+from temper.display.text import shortened, squeezed
 from temper.display.theme import sentinel
 from temper.report.columns import Columns
 from temper.report.headlines import span
@@ -24,6 +24,7 @@ __all__ = ["ANSWER", "TRACE", "answer_against_trace", "picture"]
 
 ANSWER: Final = ("answer_accuracy", "forget")
 TRACE: Final = ("trace_leak.statement", "trace")
+_LONGEST: Final = 20
 
 
 def _share_axis(axes: Axes, ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> None:
@@ -51,12 +52,17 @@ def _bar(axes: Axes, y: float, result: Result, colour: str, *, hollow: bool, roo
               color=sentinel("ink"))  # fmt: skip
 
 
+def _margin(models: Columns) -> int:
+    """Return the pixels that the longest name needs on the left."""
+    return 24 + 9 * max(8, *(min(len(column.name), _LONGEST) for column in models))
+
+
 def _pairs(models: Columns, width: int) -> Figure:
     columns = list(models)
     narrow = width <= NARROW
     step = 74 if narrow else 56
     height = step * len(columns) + 34
-    drawn, axes = canvas(width, height, left=6 if narrow else 138, right=6, top=6, bottom=28)
+    drawn, axes = canvas(width, height, left=6 if narrow else _margin(models), right=6, top=6, bottom=28)
     axes.set_xlim(0, 1.2 if narrow else 1.1)
     axes.set_ylim(len(columns) - 0.5, -0.5)
     axes.set_yticks([])
@@ -67,7 +73,7 @@ def _pairs(models: Columns, width: int) -> Figure:
         scale = 0.72 if narrow else 1.0
         if number:
             axes.axhline(number - 0.5, color=sentinel("line"), linewidth=0.8, zorder=0)
-        name = shortened(column.name, 30 if narrow else 19)
+        name = squeezed(column.name, 30 if narrow else _LONGEST)
         if narrow:
             axes.text(0, number - 0.31, name, va="center", ha="left", fontsize=12, weight="bold", color=sentinel("ink"))
         else:
@@ -117,21 +123,26 @@ def picture(models: Columns) -> str:
     def draw(width: int) -> Figure:
         drawn = _pairs(models, width)
         old = drawn.get_figheight() * 72
+        left = _margin(models)
         head = 34
         drawn.set_size_inches(width / 72, (old + head) / 72)
         axes = drawn.axes[0]
         box = axes.get_position()
         axes.set_position((box.x0, box.y0 * old / (old + head), box.width, box.height * old / (old + head)))
         for x, colour, alpha, text in (
-            (138, "answer", 0.5, "direct answer right"),
-            (300, "trace", 1.0, "reasoning trace states the fact"),
+            (left, "answer", 0.5, "direct answer right"),
+            (left + 162, "trace", 1.0, "reasoning trace states the fact"),
         ):
             y = 1 - 20 / (old + head)
             drawn.text(x / width, y, "■", color=sentinel(colour), alpha=alpha, fontsize=14, va="center")
             drawn.text((x + 18) / width, y, text, color=sentinel("ink"), fontsize=12.5, va="center")
         if models.gold.facts is not None:
-            drawn.text(548 / width, 1 - 20 / (old + head), "┆", color=sentinel("gold"), fontsize=15, va="center", weight="bold")
-            drawn.text(562 / width, 1 - 20 / (old + head), "gold's traces", color=sentinel("ink"), fontsize=12.5, va="center")
+            drawn.text(
+                (left + 410) / width, 1 - 20 / (old + head), "┆", color=sentinel("gold"), fontsize=15, va="center", weight="bold"
+            )
+            drawn.text(
+                (left + 424) / width, 1 - 20 / (old + head), "gold's traces", color=sentinel("ink"), fontsize=12.5, va="center"
+            )
         return drawn
 
     return standalone(svg(draw, WIDE, name="pairs", title=title, description=description))

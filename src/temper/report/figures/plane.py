@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from temper.display.figures import NARROW, canvas, figure
 from temper.display.numbers import percent
-from temper.display.text import shortened
+from temper.display.text import squeezed
 from temper.display.theme import sentinel
 from temper.report.columns import Columns
 from temper.report.forgetting import Position
@@ -87,7 +87,7 @@ def _plane(models: Columns, positions: Sequence[Position], width: int) -> Figure
                 axes.plot(*line, color=sentinel(mark.colour), linewidth=1.2, alpha=0.75, zorder=2)
         axes.plot([x], [y], marker=mark.shape, markersize=11, color=sentinel(mark.colour), markeredgecolor=sentinel("surface"),
                   markeredgewidth=1.5, linestyle="none", zorder=4)  # fmt: skip
-        labels.append((x, y, shortened(point.name, 22), mark.colour))
+        labels.append((x, y, squeezed(point.name, 22), mark.colour))
     _place_labels(axes, labels, width, avoid=[(x, y) for _, x, y in placed])
     return drawn
 
