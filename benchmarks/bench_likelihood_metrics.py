@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from timing import alternating, report
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from models import random_llama
 from temper.assess.metrics.exact_memorization import exact_memorization
 from temper.assess.metrics.extraction_strength import extraction_strength
 from temper.assess.metrics.membership import loss, min_k, min_k_plus, zlib_ratio
@@ -31,24 +31,6 @@ from temper.data import Item
 
 LAYERS, WIDTH, VOCABULARY, ROWS, BATCH, END, PAD = 4, 96, 1379, 400, 16, 2, 0
 Values = dict[str, list[float]]
-
-
-def build() -> LlamaForCausalLM:
-    """Return the model with random weights."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
 
 
 def rows(seed: int, name: str) -> list[Item]:
@@ -76,7 +58,7 @@ def padded(items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 class Usual:
     """One loop a metric, full logits, given order."""
 
-    def __init__(self, model: LlamaForCausalLM) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.forwards = 0
         self.tokens = 0
@@ -152,7 +134,7 @@ def run_to_the_end(hit: np.ndarray) -> float:
     return count / len(hit)
 
 
-def ours(model: LlamaForCausalLM, forget: Sequence[Item], holdout: Sequence[Item]) -> dict[str, list[Any]]:
+def ours(model: Any, forget: Sequence[Item], holdout: Sequence[Item]) -> dict[str, list[Any]]:
     """Return all seven metrics from one pass."""
     both = [*forget, *holdout]
     records = score(model, both, pad_id=PAD, eos_id=END)
@@ -171,7 +153,7 @@ def ours(model: LlamaForCausalLM, forget: Sequence[Item], holdout: Sequence[Item
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    model = build()
+    model = random_llama(layers=LAYERS, width=WIDTH, vocabulary=VOCABULARY, context=256, std=0.2)
     forget, holdout = rows(1, "forget"), rows(2, "holdout")
     both = [*forget, *holdout]
     usual = Usual(model)

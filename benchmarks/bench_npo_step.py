@@ -16,30 +16,14 @@ from typing import Any
 import torch
 from timing import alternating, report
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from models import random_llama
 from temper.train.engine import Engine, count_units
 from temper.train.losses.nll import NLL
 from temper.train.losses.npo import NPO
 from temper.train.losses.term import Batch
 
 LAYERS, WIDTH, VOCABULARY, ROWS = 8, 256, 32_000, 8
-
-
-def build() -> LlamaForCausalLM:
-    """Return the model with random weights."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config)
 
 
 def rows(seed: int) -> dict[str, torch.Tensor]:
@@ -70,7 +54,7 @@ def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     batches = {"forget": rows(1), "retain": rows(2)}
-    frozen = build().eval()
+    frozen = random_llama(layers=LAYERS, width=WIDTH, vocabulary=VOCABULARY, context=256)
     full, merged = copy.deepcopy(frozen), copy.deepcopy(frozen)
     with torch.no_grad():
         reference = row_nll(frozen, batches["forget"])

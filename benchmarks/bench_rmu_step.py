@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from timing import alternating, report
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from models import random_llama
 from temper.models.selection import SelectLayers
 from temper.train.engine import Engine, count_units
 from temper.train.losses.activation import Anchor, Steer
@@ -27,22 +27,6 @@ from temper.train.losses.term import Batch
 
 LAYERS, WIDTH, VOCABULARY, READ, ROWS, LENGTH = 32, 256, 32_000, 7, 4, 256
 TRAINED = [5, 6, 7]
-
-
-def build() -> LlamaForCausalLM:
-    """Return the model with random weights."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=LENGTH,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config)
 
 
 def rows(seed: int) -> dict[str, torch.Tensor]:
@@ -87,7 +71,10 @@ def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     forget, retain, control = rows(1), rows(2), torch.full((WIDTH,), 0.4)
-    full, frozen = build(), build().eval()
+    full, frozen = (
+        random_llama(layers=LAYERS, width=WIDTH, vocabulary=VOCABULARY, context=LENGTH).train(),
+        random_llama(layers=LAYERS, width=WIDTH, vocabulary=VOCABULARY, context=LENGTH),
+    )
     full_optimizer = torch.optim.AdamW(down_projections(full), lr=5e-5)
     trunk = SelectLayers(layers=TRAINED, module="mlp.down_proj").apply(copy.deepcopy(frozen))
     terms = [Steer("forget", layer=READ, control_D=control, mask="nonpad"), Anchor("retain", 100.0, layer=READ)]

@@ -46,6 +46,7 @@ def test_gold_without_a_value_is_said():
     assert gap(result(0.5), result(0.9, "original"), result(None, "gold", status="failed", reason="broken")).status == "no_gold"
 
 
-def test_every_number_of_the_unlearned_model_has_a_gap_but_the_relative_one():
-    results = [result(0.5), result(0.9, "original"), result(0.1, "gold"), result(1.0, metric="utility.relative")]
-    assert [found.metric for found in gaps(results)] == ["probability"]
+def test_gaps_are_formed_on_what_was_to_be_forgotten_and_nowhere_else():
+    forget = [result(0.5), result(0.9, "original"), result(0.1, "gold")]
+    kept = [found.model_copy(update={"role": "neighbour"}) for found in forget]
+    assert [(found.metric, found.role) for found in gaps([*forget, *kept])] == [("probability", "forget")]

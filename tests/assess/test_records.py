@@ -72,6 +72,12 @@ def test_batches_hold_every_row_once_within_the_budgets(monkeypatch):
         assert len(group) == 1 or sum(label != -100 for place in group for label in ITEMS[place].labels) <= 14
 
 
+def test_rows_of_like_length_go_together(monkeypatch):
+    monkeypatch.setattr(records, "TOKENS_A_BATCH", 40)
+    lengths = [[len(ITEMS[place].input_ids) for place in group] for group in records.batches(ITEMS, 64)]
+    assert [length for group in lengths for length in group] == sorted(len(item.input_ids) for item in ITEMS)
+
+
 def test_an_end_token_inside_the_answer_is_marked_where_it_stands(make_llama):
     item = Item("a", (1, 5, 2, 6, 2), (-100, -100, 2, 6, 2), {}, "", "")
     assert score(make_llama(), [item], pad_id=0, eos_id=2)[0].is_eos.tolist() == [True, False, True]

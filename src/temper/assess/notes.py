@@ -20,6 +20,9 @@ _MASKS: Final = {
     "all": "Steering acted on every position of the forget rows, padding included.",
 }
 
+_RUNS_ON: Final = 0.1
+"""Share of answers that begin right and run on from which it is said."""
+
 
 def notes(facts: Mapping[str, Any], rows: Mapping[str, Encoded], results: Sequence[Result], models: Sequence[Which]) -> list[str]:
     """Return the notes of an assessment.
@@ -47,7 +50,24 @@ def notes(facts: Mapping[str, Any], rows: Mapping[str, Encoded], results: Sequen
     failed = sorted({f"{result.model} on {result.role}" for result in results if NOT_FINITE in (result.reason or "")})
     if failed:
         lines.append(f"Some rows gave no finite numbers and were left out: {', '.join(failed)}. The model is broken there.")
+    lines += _running_on(results)
     few = sorted({result.role for result in results if result.status == "too_few_items"})
     if few:
         lines.append(f"Too few rows for a firm membership test in: {', '.join(few)}.")
+    return lines
+
+
+def _running_on(results: Sequence[Result]) -> list[str]:
+    """Say where right answers are counted as wrong because the model does not stop after them."""
+    strict = {result.role: result for result in results if (result.metric, result.model) == ("answer_accuracy", "unlearned")}
+    lines = []
+    for result in results:
+        if (result.metric, result.model) != ("answer_accuracy.lenient", "unlearned") or result.role not in strict:
+            continue
+        value = strict[result.role].value
+        if result.value is not None and value is not None and result.value - value > _RUNS_ON:
+            lines.append(
+                f"On {result.role} the model often gives the right answer and does not stop: {result.value:.2f} of the answers begin "
+                f"with it, {value:.2f} are it. Its end is damaged, not its knowledge."
+            )
     return lines

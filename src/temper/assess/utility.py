@@ -35,7 +35,7 @@ def harmonic_mean(parts_PK: NDArray[np.float64]) -> NDArray[np.float64]:
         0.6666666666666666
     """
     with np.errstate(divide="ignore"):
-        return np.asarray(np.where((parts_PK > 0).all(axis=0), len(parts_PK) / (1.0 / parts_PK).sum(axis=0), 0.0))
+        return np.asarray(len(parts_PK) / (1.0 / parts_PK).sum(axis=0))  # a part of 0 gives 1/inf
 
 
 def utility_parts(measures: Sequence[Measure]) -> dict[str, PerItem]:

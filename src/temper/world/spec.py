@@ -111,7 +111,7 @@ SIZES: dict[Size, dict[str, Any]] = {
         "n_countries": 6,
         "n_prizes": 8,
         "n_fields": 8,
-        "n_stories": 150,
+        "n_stories": 200,
         "steps": 1900,
     },
 }
