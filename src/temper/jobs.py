@@ -107,7 +107,7 @@ def run_jobs(
         backend: `serial` in this process, `processes` in a pool of spawned ones (same results).
         workers: Processes in the pool.
         folder: Where results are stored; without it nothing is kept.
-        progress: Called after each job.
+        progress: Called at the start and after each job.
 
     Raises:
         RunError: One or more jobs failed; names each with its reason.
@@ -124,6 +124,9 @@ def run_jobs(
             results[job.key] = result
         else:
             waiting.append(job)
+
+    if progress is not None:
+        progress("jobs", len(results), len(jobs), "")
 
     def keep(job: Job, ok: bool, value: Any) -> None:
         if ok:
