@@ -16,7 +16,9 @@ __all__ = ["demo"]
 @verb
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs and the report are written.")] = Path("runs/demo"),
-    size: Annotated[Size, typer.Option(help="Size of the embedded world.")] = Size.default,
+    size: Annotated[
+        Size, typer.Option(help="Size of the embedded world; small is quicker, and too small for traces to leak.")
+    ] = Size.default,
     seed: Annotated[int, typer.Option(min=0, help="Seed of world and runs.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that work side by side.")] = 2,
     json: JsonFlag = False,
