@@ -7,7 +7,8 @@ from tests.report.evidences import evidence, without
 def test_it_has_a_row_for_original_gold_and_each_run(capsys):
     print_evidence([evidence("GradDiff"), evidence("NPO")])
     out = capsys.readouterr()
-    assert [line.split()[0] for line in out.out.splitlines()[3:] if line.strip()] == ["original", "gold", "GradDiff", "NPO"]
+    rows = out.out.split("─\n")[-1].splitlines()
+    assert [line.split()[0] for line in rows if line.strip()] == ["original", "gold", "GradDiff", "NPO"]
     npo = next(line for line in out.out.splitlines() if line.startswith("NPO"))
     assert " ".join(npo.split()) == "NPO 2 % 33 % 35 % 97 % 93 % 0.18 0.94 14 s"
     assert out.err == ""
@@ -18,6 +19,14 @@ def test_what_is_not_known_is_a_question_mark_with_its_reason_below(capsys):
     out = capsys.readouterr().out
     assert "? gold: cannot tell, was not given" in out
     assert "? NPO, trace states fact: cannot tell, was not measured" in out
+
+
+def test_it_fits_a_terminal_of_eighty_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_evidence([evidence("GradDiff").model_copy(update={"name": "graddiff-tiny"}), evidence("NPO")])
+    out = capsys.readouterr().out
+    assert "graddiff-tiny" in out and "thought" in out and "utility" in out
 
 
 def test_no_cell_is_blank():

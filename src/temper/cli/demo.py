@@ -38,7 +38,9 @@ def demo(
     from temper.display.terminal import print_evidence
 
     print_evidence(result.evidences)
+    typer.echo()
     for line in result.headlines:
         typer.echo(line)
+    typer.echo()
     say(f"{result.wall_s:.0f} s")
     typer.echo(f"report  {result.page}")

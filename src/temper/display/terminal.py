@@ -17,11 +17,11 @@ Which = Literal["unlearned", "original", "gold"]
 
 COLUMNS: Final[tuple[tuple[str, str, str, Unit], ...]] = (
     ("forget\nanswer", "answer_accuracy", "forget", "share"),
-    ("answer after\nthinking", "answer_accuracy.lenient", "trace", "share"),
-    ("trace states\nfact", "trace_leak.statement", "trace", "share"),
-    ("neighbour\nkept", "answer_accuracy", "neighbour", "share"),
-    ("reasoning\nkept", "answer_accuracy.lenient", "reasoning", "share"),
-    ("membership\nAUC", "membership.loss", "forget", "score"),
+    ("answer\nafter\nthought", "answer_accuracy.lenient", "trace", "share"),
+    ("trace\nstates\nfact", "trace_leak.statement", "trace", "share"),
+    ("neigh-\nbours\nkept", "answer_accuracy", "neighbour", "share"),
+    ("reason-\ning\nkept", "answer_accuracy.lenient", "reasoning", "share"),
+    ("member-\nship\nAUC", "membership.loss", "forget", "score"),
     ("utility", "utility", "all", "score"),
 )
 """Heading, metric, role and unit of each column between the name and the time."""
@@ -89,7 +89,7 @@ def table_rows(evidences: Sequence[EvidenceLike]) -> tuple[list[list[str]], list
                 row.append(figure(found.value, unit).replace("\u00a0", " "))
                 continue
             row.append(UNKNOWN)
-            where = f"{name}, {heading.replace(chr(10), ' ')}" if evidence else name
+            where = f"{name}, {heading.replace('-' + chr(10), '').replace(chr(10), ' ')}" if evidence else name
             why = (found.reason or found.status) if found else ("was not measured" if evidence else "was not given")
             reasons.setdefault(f"{UNKNOWN} {where}: cannot tell, {shortened(why, 120)}", None)
         row.append(
@@ -112,8 +112,8 @@ def print_evidence(evidences: Sequence[EvidenceLike]) -> None:
     console = Console(highlight=False)
     if console.width < _WIDE_ENOUGH and not console.is_terminal:
         console.width = _WIDE_ENOUGH  # a log file has no width; cut numbers would be lost
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    table.add_column("model", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("model", no_wrap=True, min_width=8)
     for heading, *_ in COLUMNS:
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("CPU", justify="right", no_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from temper.errors import RecipeError, nearest
-from temper.files import hash_json
+from temper.errors import DataError, RecipeError, nearest
+from temper.files import hash_json, inside
 from temper.recipe.schema import NamedSettingsError, Recipe
 
 __all__ = ["apply_overrides", "dump", "from_dict", "json_schema", "load", "parse_yaml", "recipe_hash", "shipped"]
@@ -181,9 +182,10 @@ def _problems(error: ValidationError, prefix: tuple[str | int, ...] = (), known:
 def shipped(name: str) -> Path | None:
     """Return the path of a recipe that comes with the project, e.g. ``tiny/npo.yaml``, or None."""
     for folder in (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes"):
-        path = folder / name.removeprefix("recipes/")
-        if path.resolve().is_relative_to(folder.resolve()) and path.is_file():
-            return path
+        with contextlib.suppress(DataError):  # a name that climbs out of the folder is no shipped recipe
+            path = inside(folder, name.removeprefix("recipes/"))
+            if path.is_file():
+                return path
     return None
 
 

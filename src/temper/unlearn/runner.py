@@ -66,6 +66,7 @@ def unlearn(run: Run) -> Spent:
     torch.set_num_threads(recipe.train.threads)
     run.progress("read", 0, 1)
     prepared = prepare(recipe)
+    run.progress("read", 1, 1)
     source = resolve_path(recipe.model.path, recipe.world)
     hashes = {f"data.{role}": rows.content_hash for role, rows in prepared.rows.items()}
     if Path(source).is_dir():

@@ -3,8 +3,8 @@
 Legend for shapes: B rows, L tokens of the padded batch, N chosen positions, V vocabulary, D width.
 
 A term returns a *sum* and the unit it is to be averaged over. The engine divides by the number of those units in the
-whole optimiser step, over all micro-batches and processes, so that accumulation and data parallelism are exact: 4 x 1
-rows, 1 x 4 rows and 2 processes x 2 rows give the same gradient, for means over rows and for means over tokens.
+whole optimiser step, over all micro-batches and processes, so that accumulation is exact: 4 x 1 rows and 1 x 4 rows give
+the same gradient, for means over rows and for means over tokens.
 """
 
 from __future__ import annotations
