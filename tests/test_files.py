@@ -65,3 +65,9 @@ def test_missing_and_broken_json_name_the_file(tmp_path):
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(DataError, match=r"b\.json: not valid JSON"):
         files.read_json(tmp_path / "b.json")
+
+
+def test_an_event_after_a_torn_line_is_a_line_of_its_own(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"torn": 12')
+    files.append_line(tmp_path / "log.jsonl", {"b": 2})
+    assert (tmp_path / "log.jsonl").read_text().splitlines() == ['{"torn": 12', '{"b": 2}']

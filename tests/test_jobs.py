@@ -20,6 +20,18 @@ def fails(value):
     raise DataError(f"row {value} is wrong")
 
 
+def wrong():
+    raise ValueError("surprise")
+
+
+def pairs():
+    return (1, {2: 3})
+
+
+def not_a_number():
+    return float("nan")
+
+
 def dies():
     os._exit(9)
 
@@ -73,3 +85,32 @@ def test_workers_run_with_one_thread_each(monkeypatch):
     results = run_jobs([Job(f"j{n}", f"{HERE}:double", {"value": n}) for n in range(2)], backend="processes")
     assert {result["threads"] for result in results.values()} == {"1"}
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_an_unforeseen_error_of_one_job_keeps_no_other_from_running(tmp_path):
+    jobs = [Job("a", f"{HERE}:double", {"value": 1}), Job("b", f"{HERE}:wrong"), Job("c", f"{HERE}:double", {"value": 2})]
+    with pytest.raises(RunError, match=r"1 of 3 jobs failed:\n  - b: ValueError: surprise"):
+        run_jobs(jobs, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "c.json"]
+
+
+def test_a_worker_that_dies_takes_no_innocent_job_with_it(tmp_path):
+    jobs = [Job("dead", f"{HERE}:dies"), *(Job(f"j{n}", f"{HERE}:double", {"value": n}) for n in range(3))]
+    with pytest.raises(RunError, match="1 of 4 jobs failed"):
+        run_jobs(jobs, backend="processes", workers=2, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_result_is_the_same_fresh_and_read_back(tmp_path):
+    jobs = [Job("p", f"{HERE}:pairs")]
+    assert run_jobs(jobs, folder=tmp_path) == run_jobs(jobs, folder=tmp_path) == {"p": [1, {"2": 3}]}
+
+
+def test_a_result_that_is_no_json_fails_its_job():
+    with pytest.raises(RunError, match="not_a_number|JSON compliant"):
+        run_jobs([Job("n", f"{HERE}:not_a_number")])
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(InputError, match="backend is serial or processes"):
+        run_jobs([], backend="process")

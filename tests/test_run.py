@@ -29,8 +29,8 @@ def test_a_finished_stage_is_known_when_the_run_is_opened_again(tmp_path):
 
 
 def test_another_recipe_in_the_folder_is_refused_and_the_difference_named(tmp_path):
-    with open_run(RECIPE, tmp_path / "r"):
-        pass
+    with open_run(RECIPE, tmp_path / "r") as run:
+        run.note_inputs(model="aaaa")
     with (
         pytest.raises(InputError, match="seed: 0 there, 5 here"),
         open_run(from_dict({"model": {"path": "m"}, "seed": 5}), tmp_path / "r"),
@@ -75,3 +75,17 @@ def test_the_run_folder_of_a_recipe_is_named_after_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open_run(from_dict({"model": {"path": "m"}, "name": "mine"})) as run:
         assert str(run.folder) == os.path.join("runs", "mine")
+
+
+def test_a_kill_between_recipe_and_manifest_leaves_a_folder_that_can_be_used(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "recipe.yaml").write_text("model: {path: m}")
+    with open_run(RECIPE, tmp_path / "r") as run:
+        assert run.manifest["name"] == "run"
+
+
+def test_a_refused_folder_is_left_as_it_was(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError), open_run(RECIPE, tmp_path):
+        pass
+    assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]

@@ -103,8 +103,13 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line in a single write, so that a killed process leaves at most one torn last line."""
-    with _disk_full_named(path), path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    with _disk_full_named(path), path.open("ab+") as handle:
+        if handle.tell() > 0:
+            handle.seek(-1, os.SEEK_END)
+            if handle.read(1) != b"\n":
+                line = "\n" + line  # the torn line of a killed process stays a line of its own
+        handle.write(line.encode())
 
 
 def read_json(path: Path) -> Any:

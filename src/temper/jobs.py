@@ -7,10 +7,11 @@ processes here, or on a cluster. Its key names its result; a finished job with t
 from __future__ import annotations
 
 import importlib
+import json
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -51,15 +52,19 @@ class Job:
 
 def _call(job: Job) -> Any:
     module, _, name = job.function.partition(":")
-    return getattr(importlib.import_module(module), name)(**job.arguments)
+    result = getattr(importlib.import_module(module), name)(**job.arguments)
+    # what a fresh run returns is what a resumed one will read
+    return json.loads(json.dumps(result, allow_nan=False))
 
 
 def _call_in_worker(job: Job) -> tuple[bool, Any]:
-    """Run a job and bring an expected error back as text: exceptions with their own constructors do not cross processes."""
+    """Run a job and bring its error back as text: exceptions with their own constructors do not cross processes."""
     try:
         return True, _call(job)
     except TemperError as error:
         return False, str(error)
+    except Exception as error:  # noqa: BLE001 - one job's fault must not keep the others from running; it is reported with its key
+        return False, f"{type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -83,11 +88,27 @@ def _stored(job: Job, folder: Path | None) -> tuple[bool, Any]:
     if path is None or not path.exists():
         return False, None
     entry = read_json(path)
-    if entry["job"] != job.content_hash:
+    if not isinstance(entry, dict) or entry.get("job") != job.content_hash:
         raise InputError(
             f"{path}: holds the result of another job with this key. Give another key or folder, or remove the file."
         )
     return True, entry["result"]
+
+
+def _run_in_pool(jobs: Sequence[Job], workers: int, keep: Callable[[Job, bool, Any], None]) -> list[Job]:
+    """Run jobs in spawned processes; return those whose process died before they ended."""
+    lost = []
+    context = multiprocessing.get_context("spawn")
+    with _one_thread_each(), ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        futures: dict[Future[tuple[bool, Any]], Job] = {pool.submit(_call_in_worker, job): job for job in jobs}
+        for future in as_completed(futures):
+            try:
+                ok, value = future.result()
+            except BrokenProcessPool:
+                lost.append(futures[future])
+            else:
+                keep(futures[future], ok, value)
+    return lost
 
 
 def run_jobs(
@@ -115,6 +136,10 @@ def run_jobs(
     keys = [job.key for job in jobs]
     if len(set(keys)) != len(keys):
         raise InputError(f"job keys must differ; seen twice: {', '.join(sorted({key for key in keys if keys.count(key) > 1}))}")
+    if backend not in ("serial", "processes") or workers < 1:
+        raise InputError(
+            f"jobs: backend {backend!r} with {workers} workers; backend is serial or processes, with at least 1 worker"
+        )
     results: dict[str, Any] = {}
     failures: dict[str, str] = {}
     waiting = []
@@ -142,16 +167,10 @@ def run_jobs(
         for job in waiting:
             keep(job, *_call_in_worker(job))
     else:
-        with (
-            _one_thread_each(),
-            ProcessPoolExecutor(min(workers, len(waiting)), mp_context=multiprocessing.get_context("spawn")) as pool,
-        ):
-            futures: dict[Future[tuple[bool, Any]], Job] = {pool.submit(_call_in_worker, job): job for job in waiting}
-            for future in as_completed(futures):
-                try:
-                    keep(futures[future], *future.result())
-                except BrokenProcessPool:
-                    keep(futures[future], False, "its process ended without a word (killed, or out of memory)")
+        # a worker that dies takes the whole pool with it: each job that was lost gets a pool of its own, to tell who did it
+        for job in _run_in_pool(waiting, workers, keep):
+            if _run_in_pool([job], 1, keep):
+                keep(job, False, "its process ended without a word (killed, or out of memory)")
     if failures:
         raise RunError(
             f"{len(failures)} of {len(jobs)} jobs failed:\n" + "\n".join(f"  - {key}: {text}" for key, text in failures.items())

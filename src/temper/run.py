@@ -144,8 +144,12 @@ class Run:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be used as a run folder ({error.strerror}). Give another output folder.") from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -170,6 +174,30 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {json.dumps(old)[:60]} there, {json.dumps(new)[:60]} here"]
 
 
+def _manifest_of(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Return the manifest of the run that a folder holds, or None where a new one can begin.
+
+    A run that failed before it read its inputs has done nothing: its recipe can be mended and the folder used again.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
+        raise InputError(f"{path}: not a manifest of this version. Give another output folder.")
+    if manifest["recipe_hash"] == recipe_hash(recipe):
+        return manifest
+    if not manifest["inputs"] and not manifest["stages"]:
+        return None
+    old = load(folder / "recipe.yaml")
+    lines = _differences(old.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    lines = [line for line in lines if not line.startswith("output:")]
+    raise InputError(
+        f"{folder} holds a run of another recipe. Give another output folder (--out DIR), or remove it. They differ in:\n"
+        + "\n".join(f"  - {line}" for line in lines[:12])
+    )
+
+
 @contextlib.contextmanager
 def open_run(recipe: Recipe, output: Path | None = None, *, progress: Progress | None = None) -> Iterator[Run]:
     """Open the run folder of a recipe, new or to be resumed, and hold its lock while the block lasts.
@@ -186,26 +214,16 @@ def open_run(recipe: Recipe, output: Path | None = None, *, progress: Progress |
     folder = output or Path(recipe.output or f"runs/{recipe.name}")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file. Give a folder as output.")
+    if folder.is_dir() and not (folder / "manifest.json").exists():
+        others = sorted(item.name for item in folder.iterdir() if item.name != "recipe.yaml" and item.name[:1] != ".")
+        if others:
+            raise InputError(
+                f"{folder}: not empty and not a run folder (holds {', '.join(others[:3])}). Give another output folder."
+            )
     with _locked(folder):
         manifest_path = folder / "manifest.json"
-        if manifest_path.exists():
-            manifest = read_json(manifest_path)
-            if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
-                raise InputError(f"{manifest_path}: not a manifest of this version. Give another output folder.")
-            if manifest["recipe_hash"] != recipe_hash(recipe):
-                old = load(folder / "recipe.yaml")
-                lines = _differences(old.model_dump(mode="json"), recipe.model_dump(mode="json"))
-                lines = [line for line in lines if not line.startswith("output:")]
-                raise InputError(
-                    f"{folder} holds a run of another recipe. Give another output folder (output=DIR), or remove it. They differ in:\n"
-                    + "\n".join(f"  - {line}" for line in lines[:12])
-                )
-        else:
-            others = [item.name for item in folder.iterdir() if item.name != ".lock" and not item.name.startswith(".")]
-            if others:
-                raise InputError(
-                    f"{folder}: not empty and not a run folder (holds {', '.join(sorted(others)[:3])}). Give another output folder."
-                )
+        manifest = _manifest_of(folder, recipe)
+        if manifest is None:
             manifest = {
                 "schema": MANIFEST_SCHEMA,
                 "name": recipe.name,

@@ -73,3 +73,8 @@ def test_samples_past_the_end_do_not_exist():
     pairs = RolePairs({"forget": rows(2)}, anchor="forget", seed=0, length=4)
     with pytest.raises(IndexError):
         pairs[4]
+
+
+def test_sources_of_unequal_weight_are_refused_on_the_anchor():
+    with pytest.raises(DataError, match="every row of the anchor role is visited once an epoch"):
+        RolePairs({"forget": rows(2, 3, weights=[9.0, 1.0])}, anchor="forget", seed=0, length=4)

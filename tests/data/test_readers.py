@@ -75,10 +75,39 @@ def test_a_broken_parquet_file_is_named(tmp_path):
         rows_of(tmp_path / "a.parquet")
 
 
-def test_plain_text_is_one_row_a_line_also_under_the_ending_jsonl(tmp_path):
-    for name in ("a.txt", "a.jsonl"):
+def test_plain_text_is_one_row_a_line_by_its_ending_or_on_request(tmp_path):
+    for name, settings in (("a.txt", {}), ("a.jsonl", {"format": "text"})):
         (tmp_path / name).write_text("I do not know.\nNo idea.\n")
-        assert [row["text"] for row in rows_of(tmp_path / name)] == ["I do not know.", "No idea."]
+        assert [row["text"] for row in rows_of(tmp_path / name, **settings)] == ["I do not know.", "No idea."]
+
+
+def test_a_first_line_that_is_no_json_is_an_error_not_plain_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('# made by x\n{"text": "x"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl line 1: not valid JSON"):
+        rows_of(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("line", ['{"text": "\\ud800"}', '{"n": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_json_that_cannot_be_used_names_its_line(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + line + "\n")
+    with pytest.raises(DataError, match="line 2: "):
+        rows_of(tmp_path / "a.jsonl")
+
+
+def test_a_csv_header_that_repeats_a_column_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,a\n1,2,3\n")
+    with pytest.raises(DataError, match="columns named twice: a"):
+        rows_of(tmp_path / "a.csv")
+
+
+def test_numbered_ids_do_not_collide_with_ids_of_that_form(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"id": name, "text": "x"}) + "\n" for name in ("a", "a#2", "a")))
+    assert [row["id"] for row in rows_of(tmp_path / "a.jsonl")] == ["a", "a#2", "a#3"]
+
+
+def test_a_hub_name_with_a_dot_is_not_taken_for_a_file():
+    with pytest.raises(DataError, match="not reachable as a hub data set"):
+        rows_of("someone/Data-2.5")
 
 
 def test_a_folder_saved_by_datasets_is_read_by_split(tmp_path):

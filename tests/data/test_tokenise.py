@@ -175,6 +175,60 @@ def test_forget_rows_inside_retain_are_refused_whatever_their_spelling():
     assert check_overlap(forget, retain, True).exact == 1
 
 
+@pytest.mark.parametrize(
+    "other",
+    [DataSource(path="x", template="plain", plain_format="Q: {prompt} A:"), DataSource(path="x", system="Be brief and kind.")],
+    ids=["another template", "a system message"],
+)
+def test_the_same_fact_in_another_rendering_is_the_same_fact(other):
+    row = {"prompt": "Where was Ada born?", "response": " In London."}
+    with pytest.raises(DataError, match="stand in the retain data too"):
+        check_overlap(encoded([row], CHAT), encoded([{**row, "prefill": " <think></think>"}], CHAT, other), False)
+
+
+def test_rows_without_letters_are_told_apart():
+    pairs = [("🙂", "!!"), ("?", "...")]
+    forget, retain = (encoded([{"prompt": prompt, "response": response}]) for prompt, response in pairs)
+    assert check_overlap(forget, retain, False).exact == 0
+
+
+def test_a_shared_system_message_is_no_overlap():
+    source = DataSource(path="x", system=" ".join(f"word{n}" for n in range(20)))
+    one, two = (encoded([{"prompt": name, "response": " yes"}], CHAT, source) for name in ("Ada", "Bo"))
+    assert check_overlap(one, two, False).ngram_share == 0.0
+
+
+def test_a_turn_ends_with_the_token_of_the_template():
+    tokenizer = make_tokenizer(chat=True)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "<|system|>")
+    (item,) = encoded([{"prompt": "Where?", "response": " London"}], tokenizer).items
+    assert tokenizer.decode(scored(item)) == " London<|system|>"
+
+
+def test_a_plain_format_that_writes_the_begin_token_has_it_once():
+    source = DataSource(path="x", template="plain", plain_format="<s>{prompt}")
+    (item,) = encoded([{"prompt": "Where?", "response": " London"}], source=source).items
+    assert item.input_ids.count(PLAIN.bos_token_id) == 1 == item.prompt_ids.count(PLAIN.bos_token_id)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_generation_starts_from_the_ids_that_training_saw(name):
+    from temper.models.generation import prompt_ids
+
+    tokenizer = TOKENIZERS[name]
+    (item,) = encoded([{"prompt": "Where was Ada born?", "response": " London"}], tokenizer).items
+    start = item.labels.index(next(label for label in item.labels if label != -100))
+    assert prompt_ids(tokenizer, [item.prompt_ids]) == [list(item.prompt_ids)]
+    assert item.input_ids[:start] == item.prompt_ids[:start] and len(item.prompt_ids) >= start
+
+
+def test_a_template_that_refuses_a_row_names_it():
+    tokenizer = make_tokenizer(chat=True)
+    tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
+    with pytest.raises(DataError, match="row 1: the chat template refused this row"):
+        encoded([{"prompt": "Where?", "response": " London"}], tokenizer)
+
+
 def test_shared_runs_of_thirteen_words_are_reported():
     text = " ".join(f"w{n}" for n in range(13))
     report = check_overlap(encoded([{"text": "start " + text}, {"text": "a"}]), encoded([{"text": text + " end"}]), False)

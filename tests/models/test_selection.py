@@ -52,3 +52,8 @@ def test_an_adapter_starts_without_effect_and_freezes_the_model(make_llama):
 def test_an_adapter_target_that_does_not_exist_is_refused(make_llama):
     with pytest.raises(ModelError, match="selection.lora.target"):
         SelectLora(target=["no_such_module"]).apply(make_llama())
+
+
+def test_an_adapter_on_a_shared_embedding_is_refused(make_llama):
+    with pytest.raises(ModelError, match="puts an adapter on an embedding that input and output share"):
+        SelectLora(target=["lm_head"]).apply(make_llama(tie=True))

@@ -83,7 +83,7 @@ def test_the_frozen_branch_works_when_the_embedding_trains(make_llama):
     before, _ = run_trunk(model, 1, IDS, MASK)
     branch = FrozenBranch(model, 1)
     _moved(model)
-    assert torch.equal(branch.hidden(IDS, MASK, None, slice(0, 2)), before)
+    assert torch.equal(branch.hidden(IDS, MASK, {}, slice(0, 2)), before)
 
 
 def test_the_frozen_branch_leaves_the_trained_weights_in_place(make_llama):
@@ -111,8 +111,55 @@ def test_the_lower_part_is_run_once_and_without_a_graph(make_llama):
     branch.hidden(IDS, MASK, entry, slice(0, 1))
     assert passes == [0, 1, 2, 2]
     assert hidden.requires_grad
-    states = entry.args[0] if entry.args else entry.kwargs["hidden_states"]
-    assert not states.requires_grad
+    assert not entry[2].hidden_BLD.requires_grad
+
+
+def _random(kind, config, **settings):
+    import transformers
+
+    made = getattr(transformers, config)(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=2,
+        max_position_embeddings=128, pad_token_id=0, **settings,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return getattr(transformers, kind)(made).eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "settings"),
+    [
+        ("Gemma2ForCausalLM", "Gemma2Config", {"head_dim": 16, "sliding_window": 3}),
+        ("Gemma3ForCausalLM", "Gemma3TextConfig", {"head_dim": 16, "sliding_window": 3}),
+        ("Qwen2ForCausalLM", "Qwen2Config", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2}),
+        ("MistralForCausalLM", "MistralConfig", {"sliding_window": 3}),
+        ("Phi3ForCausalLM", "Phi3Config", {}),
+    ],
+)
+def test_the_frozen_branch_is_exact_where_blocks_have_masks_or_positions_of_their_own(kind, config, settings):
+    model = SelectLayers(layers=[1, 2]).apply(_random(kind, config, **settings))
+    ids = torch.tensor([[1, 5, 6, 7, 8, 9, 10, 11], [1, 9, 10, 12, 13, 2, 0, 0]])
+    mask = (ids != 0).long()
+    before, _ = run_trunk(model, 2, ids, mask)
+    branch = FrozenBranch(model, 2)
+    _moved(model)
+    _, entries = run_trunk(model, 2, ids, mask, entry_of=branch.first)
+    assert branch.first == 1
+    torch.testing.assert_close(branch.hidden(ids, mask, entries, slice(0, 2)), before)
+
+
+def test_the_frozen_branch_of_a_model_with_dropout_has_none(make_llama):
+    model = make_llama(layers=3)
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    model = SelectLayers(layers=[1]).apply(model)
+    before, _ = run_trunk(model, 1, IDS, MASK)
+    branch = FrozenBranch(model, 1)
+    model.train()
+    _, entries = run_trunk(model, 1, IDS, MASK, entry_of=branch.first)
+    assert torch.equal(branch.hidden(IDS, MASK, entries, slice(0, 2)), before)
+    assert model.training
 
 
 def test_captured_hidden_states_come_from_the_same_pass(make_llama):

@@ -1,5 +1,8 @@
 """The whole road on the embedded world: build, unlearn, judge, report. Margins were set before the runs."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 from temper.report.tour import RECIPES, tour
@@ -13,7 +16,7 @@ def value(evidence, metric, role, model="unlearned"):
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tour")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEMPER_CACHE", str(folder / "cache"))
+        patch.setenv("TEMPER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         first = tour(folder / "runs", size="small")
         stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
         again = tour(folder / "runs", size="small")
@@ -50,6 +53,13 @@ def test_the_tour_writes_one_report_over_all_runs(small):
 def test_a_second_tour_does_nothing_again_and_says_the_same(small):
     first, again, unchanged = small
     assert unchanged and first.evidences == again.evidences
+
+
+def test_the_example_script_runs_on_the_same_world(small, tmp_path, capsys):
+    script = Path(__file__).parents[2] / "examples" / "forget_and_judge.py"
+    runpy.run_path(str(script))["main"]("small", str(tmp_path / "run"))
+    printed = capsys.readouterr().out
+    assert "forget answers right: 0." in printed and (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from temper.errors import ModelError
 from temper.models.selection import SelectLayers, SelectLora
 from temper.train.engine import Engine, count_units, plan_of
 from temper.train.losses.activation import Anchor, Steer
@@ -203,3 +204,14 @@ def test_only_selected_tensors_get_a_gradient(make_llama):
     model = SelectLayers(layers=[1], module="mlp.down_proj").apply(make_llama(layers=3))
     _, gradients = loss_and_gradients(model, RMU_TERMS, {"forget": rows(FORGET), "retain": rows(RETAIN)})
     assert list(gradients) == ["model.layers.1.mlp.down_proj.weight"]
+
+
+def test_a_selection_above_the_block_that_is_read_is_refused(make_llama):
+    model = SelectLayers(layers=[2]).apply(make_llama(layers=3))
+    with pytest.raises(ModelError, match="trains nothing at or below it"):
+        Engine(model, RMU_TERMS)
+
+
+def test_anchors_on_two_blocks_are_refused(make_llama):
+    with pytest.raises(ModelError, match=r"anchor the blocks \[0, 1\]"):
+        Engine(make_llama(), (Anchor("retain", layer=0), Anchor("retain", layer=1)))

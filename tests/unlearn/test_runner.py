@@ -146,8 +146,8 @@ def test_no_space_in_the_run_folder_is_named_and_the_run_resumes(folder, monkeyp
     assert same(weights(folder / "run"), weights(unlearn.run(recipe, folder / "whole")))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(folder):
-    with pytest.raises(RunError, match="the loss became nan at step"):
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run(folder):
+    with pytest.raises(RunError, match="became (nan|inf|infinite or NaN) at step"):
         unlearn.run(
             recipe_for(folder, method="graddiff", train={"learning_rate": 1.0e30, "max_grad_norm": 0.0, "steps": 9}),
             folder / "run",
@@ -232,3 +232,104 @@ def test_an_empty_list_of_refusals_is_refused(folder):
     (folder / "none.txt").write_text("\n")
     with pytest.raises(DataError, match=r"none.txt: holds no refusal"):
         unlearn.run(recipe_for(folder, method={"name": "po", "refusals": str(folder / "none.txt")}), folder / "run")
+
+
+def test_a_step_that_destroys_the_weights_saves_nothing(folder):
+    with pytest.raises(RunError, match="nothing was saved"):
+        unlearn.run(recipe_for(folder, method="ga", train={"steps": 1, "learning_rate": 1.0e38}), folder / "run")
+    assert not (folder / "run" / "model").exists()
+
+
+def test_a_mended_recipe_can_use_the_folder_of_a_run_that_never_began(folder):
+    with pytest.raises(DataError):
+        unlearn.run(recipe_for(folder, data={"forget": {"path": str(folder / "forgot.jsonl")}}), folder / "run")
+    assert unlearn.run(recipe_for(folder), folder / "run") == folder / "run"
+
+
+def test_a_finished_run_whose_model_was_removed_is_trained_again(folder):
+    import shutil
+
+    run = unlearn.run(recipe_for(folder), folder / "run")
+    before = weights(run)
+    shutil.rmtree(run / "model")
+    shutil.rmtree(run / "checkpoints")
+    assert same(weights(unlearn.run(recipe_for(folder), folder / "run")), before)
+
+
+def test_what_a_killed_process_left_half_written_is_swept(folder):
+    (folder / "run" / "checkpoints" / ".checkpoint-2.abcd").mkdir(parents=True)
+    (folder / "other").mkdir()
+    (folder / "other" / "checkpoints").mkdir()
+    from temper.train import checkpoint
+
+    checkpoint.sweep(folder / "run" / "checkpoints")
+    assert not list((folder / "run" / "checkpoints").iterdir())
+
+
+def test_half_precision_is_trained_through_an_adapter_only(folder):
+    model = {"path": str(folder / "model"), "dtype": "bfloat16"}
+    with pytest.raises(ModelError, match="most small steps round to nothing"):
+        unlearn.run(recipe_for(folder, model=model), folder / "run")
+    unlearn.run(recipe_for(folder, model=model, selection={"lora": 2}), folder / "adapter")
+
+
+def test_several_processes_are_refused(folder, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="several processes"):
+        unlearn.run(recipe_for(folder), folder / "run")
+
+
+def test_refusals_that_change_between_stop_and_resume_are_noticed(folder):
+    refusals = folder / "no.txt"
+    refusals.write_text("No.\n")
+    recipe = recipe_for(folder, method={"name": "po", "refusals": str(refusals)}, train={"learning_rate": 1.0e38})
+    with pytest.raises(RunError):
+        unlearn.run(recipe, folder / "run")
+    refusals.write_text("The answer is London.\n")
+    with pytest.raises(DataError, match=r"data\.forget\.substituted changed"):
+        unlearn.run(recipe, folder / "run")
+
+
+def test_refusals_replace_the_last_turn_of_a_conversation(folder):
+    from temper.unlearn.prepare import prepare
+
+    rows = [{"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "In London."}]}]
+    (folder / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    variants = prepare(recipe_for(folder, method="po")).substitution.rows.items
+    assert len(variants) == 20 and not [item for item in variants if "London" in item.response]
+
+
+def test_text_without_an_answer_cannot_be_answered_by_a_refusal(folder):
+    (folder / "forget.jsonl").write_text('{"text": "Ada was born in London."}\n')
+    with pytest.raises(DataError, match="is text without one"):
+        unlearn.run(recipe_for(folder, method="po"), folder / "run")
+
+
+def test_a_refusal_that_is_too_long_is_an_error_not_another_row(folder):
+    (folder / "no.txt").write_text("No.\n" + "no " * 300 + "\n")
+    with pytest.raises(DataError, match="with substituted responses row"):
+        unlearn.run(
+            recipe_for(folder, method={"name": "po", "refusals": str(folder / "no.txt")}, train={"overflow": "drop"}),
+            folder / "run",
+        )
+
+
+def test_a_selection_above_the_block_that_is_read_is_refused(folder):
+    with pytest.raises(ModelError, match="trains nothing at or below it"):
+        unlearn.run(recipe_for(folder, method={"name": "rmu", "layer": 0}, selection={"layers": [2]}), folder / "run")
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused(folder):
+    from temper.errors import InputError
+
+    with pytest.raises(InputError, match="cannot be used as a run folder"):
+        unlearn.run(recipe_for(folder), folder / "forget.jsonl" / "run")
+
+
+def test_a_plan_on_a_world_that_is_not_built_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "empty"))
+    from temper.recipe import load
+
+    with pytest.raises(ModelError, match="temper world build --size default --seed 0"):
+        plan(load("tiny/npo.yaml"))
+    assert not (tmp_path / "empty").exists()

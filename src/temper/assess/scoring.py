@@ -176,7 +176,7 @@ def _scored(
     replies = generate(
         model,
         tokenizer,
-        [items[place].prompt for place in asked],
+        [items[place].prompt_ids or items[place].prompt for place in asked],
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,
     )

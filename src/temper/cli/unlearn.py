@@ -18,7 +18,7 @@ def unlearn(
     path: RecipeArgument,
     overrides: OverridesArgument = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; else runs/NAME.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; load no weights, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; loads no weights and makes no run folder.")] = False,
     json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:

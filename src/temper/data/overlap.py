@@ -32,12 +32,19 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
 
 
+def _plain(item: Item) -> str:
+    """Return what the row says, without the template around it: the same fact in two templates is the same fact."""
+    return f"{item.question} {item.response}"
+
+
 def _content(item: Item) -> str:
-    return " ".join(_words(f"{item.prompt} {item.response}"))
+    words = _words(_plain(item))
+    # text without letters or digits would all be the same after normalisation
+    return " ".join(words) if words else unicodedata.normalize("NFKC", _plain(item)).strip()
 
 
 def _runs(item: Item) -> set[tuple[str, ...]]:
-    words = _words(f"{item.prompt} {item.response}")
+    words = _words(_plain(item))
     return {tuple(words[start : start + _RUN]) for start in range(len(words) - _RUN + 1)}
 
 

@@ -67,12 +67,17 @@ class RolePairs(Dataset[dict[str, int]]):
         length: Number of samples.
 
     Raises:
-        DataError: The anchor has no rows.
+        DataError: The anchor has no rows, or sources of unequal weight.
     """
 
     def __init__(self, roles: Mapping[str, Encoded], *, anchor: str, seed: int, length: int) -> None:
         if anchor not in roles:
             raise DataError(f"train.anchor = {anchor!r} has no data. Roles with data: {', '.join(roles)}.")
+        if len(set(roles[anchor].source_weights)) > 1:
+            raise DataError(
+                f"data.{anchor}: its sources have weights {roles[anchor].source_weights}, but every row of the anchor role is visited once an epoch. "
+                "Leave their weights at 1, or set train.anchor to another role."
+            )
         self._sizes = {role: len(rows.items) for role, rows in roles.items()}
         self._anchor, self._seed, self._length = anchor, seed, length
         self._sources = {role: _Sources(seed, role, rows, length) for role, rows in roles.items() if role != anchor}

@@ -1,6 +1,7 @@
 """Reading rows from files, folders, the hub and the embedded world. A row is a plain dict; nothing in it is evaluated.
 
-JSON Lines, JSON (a list, or one object a line), CSV, Parquet, plain text (one row a line), a folder saved by `datasets`,
+JSON Lines, JSON (a list, or one object a line), CSV, Parquet, plain text (one row a line, by the ending .txt or `format: text`),
+a folder saved by `datasets`,
 or a hub data set. Every fault names the file and the row.
 """
 
@@ -19,6 +20,8 @@ from temper.recipe import DataSource, WorldSection
 __all__ = ["read"]
 
 Row = dict[str, Any]
+
+_FORMS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 
 
 def read(source: DataSource, world: WorldSection) -> list[Row]:
@@ -50,7 +53,7 @@ def _rows(source: DataSource, world: WorldSection) -> Iterator[Row]:
         yield from _dataset_folder(file, source)
     elif file.is_file():
         yield from _reader_of(file, source.format)(file)
-    elif file.suffix or path.startswith((".", "/", "~")) or path.count("/") > 1:
+    elif file.suffix.lower() in _FORMS or path.startswith((".", "/", "~")) or path.count("/") > 1:
         near = nearest(file.name, [item.name for item in file.parent.iterdir()]) if file.parent.is_dir() else ""
         raise DataError(f"{path}: no such file{near}")
     else:
@@ -58,11 +61,11 @@ def _rows(source: DataSource, world: WorldSection) -> Iterator[Row]:
 
 
 def _reader_of(file: Path, form: str) -> Callable[[Path], Iterator[Row]]:
-    readers = {"jsonl": _json_lines, "json": _json, "csv": _csv, "parquet": _parquet, "txt": _text}
-    known = form if form not in ("auto", "dataset") else file.suffix.lstrip(".").lower()
+    known = form if form not in ("auto", "dataset") else _FORMS.get(file.suffix.lower(), "")
+    readers = {"jsonl": _json_lines, "json": _json, "csv": _csv, "parquet": _parquet, "text": _text}
     if known not in readers:
         raise DataError(
-            f"{file}: cannot tell its form from the ending {file.suffix!r}. Set format to one of: jsonl, json, csv, parquet."
+            f"{file}: cannot tell its form from the ending {file.suffix!r}. Set format to one of: jsonl, json, csv, parquet, text."
         )
     return readers[known]
 
@@ -77,18 +80,23 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{file}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
+def _parsed(text: str, where: str) -> Any:
+    """Return the JSON value of a text, which must hold nothing that cannot be written again."""
+    try:
+        value = json.loads(text)
+        text.encode()
+        json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        place = where if error.lineno == 1 else f"{where.rsplit(' line', 1)[0]} line {error.lineno}"
+        raise DataError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except (UnicodeEncodeError, RecursionError, ValueError) as error:
+        raise DataError(f"{where}: JSON that cannot be used ({type(error).__name__}: {error!s:.80})") from error
+    return value
+
+
 def _json_lines(file: Path) -> Iterator[Row]:
-    """Yield one row an object; a file whose first line is no JSON at all is read as plain text."""
     for number, line in _lines(file):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == 1 and line.lstrip()[:1] not in ("{", "[", '"'):
-                yield from _text(file)
-                return
-            raise DataError(f"{file} line {number}: not valid JSON ({error.msg} at column {error.colno})") from error
-        if isinstance(value, str):
-            value = {"text": value}
+        value = _parsed(line, f"{file} line {number}")
         if not isinstance(value, dict):
             raise DataError(f"{file} line {number}: expected an object with columns, seen {type(value).__name__}")
         yield value
@@ -100,9 +108,10 @@ def _json(file: Path) -> Iterator[Row]:
         yield from _json_lines(file)
         return
     try:
-        value = json.loads(file.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    value = _parsed(text, f"{file} line 1")
     for number, row in enumerate(value, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{file} row {number}: expected an object with columns, seen {type(row).__name__}")
@@ -113,6 +122,10 @@ def _csv(file: Path) -> Iterator[Row]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, strict=True)
+            header = list(reader.fieldnames or [])
+            if len(set(header)) < len(header):
+                twice = sorted({name for name in header if header.count(name) > 1})
+                raise DataError(f"{file} line 1: columns named twice: {', '.join(twice)}")
             for row in reader:
                 if None in row or None in row.values():
                     raise DataError(
@@ -169,11 +182,15 @@ def _hub(source: DataSource) -> Iterator[Row]:
 
 def _named(rows: list[Row], source: DataSource) -> list[Row]:
     """Give every row an id: its own column, else the hash of its content; repeats get a number."""
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
     named = []
     for row in rows:
         own = row.get(source.id)
-        name = str(own) if own is not None and str(own) else hash_json(json.loads(json.dumps(row, default=str)))[:16]
-        seen[name] = seen.get(name, 0) + 1
-        named.append({**row, "id": name if seen[name] == 1 else f"{name}#{seen[name]}"})
+        first = name = str(own) if own is not None and str(own) else hash_json(json.loads(json.dumps(row, default=str)))[:16]
+        repeat = 1
+        while name in seen:
+            repeat += 1
+            name = f"{first}#{repeat}"
+        seen.add(name)
+        named.append({**row, "id": name})
     return named

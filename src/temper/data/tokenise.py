@@ -4,7 +4,9 @@
    has one (and writes its own special tokens); else `plain_format` does and the tokenizer adds its own.
 2. Labels are -100 on prompt, prefill and index 0. The prompt ends where ids(prompt) and ids(prompt + response) stop being
    equal: a token that spans the border belongs to the response.
-3. Exactly one end-of-sequence token ends the row, and it is scored.
+3. One end token ends the row, and it is scored: what ends an assistant's turn in the chat template, else the tokenizer's own
+   end token. A row that was cut has none. Text of a row that spells a special token becomes that token, as the tokenizer
+   does it.
 4. A row longer than the limit is an error, cut, or dropped, as the recipe says; a row with nothing to score is dropped.
    What was dropped is counted, never scored 0.
 
@@ -40,6 +42,8 @@ class Item:
         row: All original columns.
         prompt: Rendered prompt and prefill: what a generation starts from. Empty for a text row.
         response: The scored text, without the end token.
+        question: The prompt as the row has it, before any template: what rows are compared by.
+        prompt_ids: The ids of `prompt`, special tokens included, as they were tokenised for training.
     """
 
     id: str
@@ -48,6 +52,8 @@ class Item:
     row: dict[str, Any] = field(compare=False)
     prompt: str
     response: str
+    question: str = ""
+    prompt_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,8 @@ class _Texts:
     response: str
     is_text: bool
     has_specials: bool
+    is_chat: bool = False
+    question: str = ""
 
 
 def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, source: DataSource, number: int, where: str) -> _Texts:
@@ -167,10 +175,18 @@ def _texts(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, source: Data
     prefill = _column(row, source.prefill, number, where) if row.get(source.prefill) is not None else ""
     if chat:
         system = [{"role": "system", "content": source.system}] if source.system is not None else []
-        rendered = tokenizer.apply_chat_template([*system, *turns], tokenize=False, add_generation_prompt=True)
+        try:
+            rendered = tokenizer.apply_chat_template([*system, *turns], tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            # a template is a program of the tokenizer's author, and raises what it likes
+            raise DataError(
+                f"{where} row {number}: the chat template refused this row ({type(error).__name__}: {error})"
+            ) from error
     else:
         rendered = source.plain_format.replace("{prompt}", turns[0]["content"])
-    return _Texts(str(rendered) + prefill, response, False, chat)
+    begin = tokenizer.bos_token
+    has_specials = chat or (begin is not None and str(rendered).startswith(begin))
+    return _Texts(str(rendered) + prefill, response, False, has_specials, chat, turns[-1]["content"] if turns else "")
 
 
 def prompt_text(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, source: DataSource) -> str:
@@ -195,15 +211,25 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return length
 
 
-def _without_end(ids: list[int], end: int | None) -> list[int]:
+def _without_end(ids: list[int], ends: set[int]) -> list[int]:
     """Drop end tokens that the tokenizer or the text put at the end, so that exactly one can be added."""
-    while end is not None and len(ids) > 1 and ids[-1] == end:
+    while len(ids) > 1 and ids[-1] in ends:
         ids = ids[:-1]
     return ids
 
 
-def _ended(ids: list[int], end: int | None) -> list[int]:
-    return ids if end is None else [*_without_end(ids, end), end]
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token that ends an assistant's turn in the chat template (not always the tokenizer's end token), or None."""
+    marker = "temper-marks-this-turn"
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": marker}]
+    try:
+        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # noqa: BLE001 - a template is a program of its author; one that refuses this says nothing of its end
+        return None
+    _, found, after = rendered.partition(marker)
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if found and after else []
+    specials = set(tokenizer.all_special_ids)
+    return next((token for token in ids if token in specials), None)
 
 
 def encode(
@@ -229,24 +255,27 @@ def encode(
         DataError: A column is missing or holds no text, a row is too long (overflow error), or nothing is left to score.
     """
     texts = [_texts(row, tokenizer, source, number, where) for number, row in enumerate(rows, start=1)]
-    end = tokenizer.eos_token_id
-    encoded: list[tuple[list[int], int]] = [([], 0)] * len(texts)
+    last = tokenizer.eos_token_id
+    turn_end = _end_of_turn(tokenizer) if any(text.is_chat for text in texts) else None
+    ends = {token for token in (last, turn_end) if token is not None}
+    encoded: list[tuple[list[int], int, list[int]]] = [([], 0, [])] * len(texts)
     for specials in (True, False):
         chosen = [number for number, text in enumerate(texts) if text.has_specials != specials]
         given = _ids(tokenizer, [texts[number].prompt for number in chosen], specials)
         full = _ids(tokenizer, [texts[number].prompt + texts[number].response for number in chosen], specials)
         for number, prompt_ids, full_ids in zip(chosen, given, full, strict=True):
-            prompt_ids = _without_end(prompt_ids, end) if specials else prompt_ids
-            full_ids = _ended(full_ids, end)
+            prompt_ids = _without_end(prompt_ids, ends) if specials else prompt_ids
+            end = turn_end if texts[number].is_chat and turn_end is not None else last
+            full_ids = full_ids if end is None else [*_without_end(full_ids, ends), end]
             if texts[number].is_text:
                 begin = tokenizer.bos_token_id
                 full_ids = full_ids if begin is None or full_ids[:1] == [begin] else [begin, *full_ids]
                 prompt_ids = []
-            encoded[number] = (full_ids, max(1, _common_prefix(prompt_ids, full_ids)))
+            encoded[number] = (full_ids, max(1, _common_prefix(prompt_ids, full_ids)), prompt_ids)
     items: list[Item] = []
     dropped: list[Dropped] = []
     truncated = 0
-    for row, text, (ids, start) in zip(rows, texts, encoded, strict=True):
+    for row, text, (ids, start, prompt_ids) in zip(rows, texts, encoded, strict=True):
         if len(ids) > max_length:
             if overflow == "error":
                 raise DataError(
@@ -259,10 +288,11 @@ def encode(
             truncated += 1
             ids = ids[:max_length]
         scored = ids[start:]
-        if not scored or (scored == [end] and not text.response):
+        if not scored or (not text.response and all(token in ends for token in scored)):
             dropped.append(Dropped(row["id"], "no token is left to score"))
             continue
-        items.append(Item(row["id"], tuple(ids), (*([_IGNORED] * start), *scored), row, text.prompt, text.response))
+        labels = (*([_IGNORED] * start), *scored)
+        items.append(Item(row["id"], tuple(ids), labels, row, text.prompt, text.response, text.question, tuple(prompt_ids)))
     if not items:
         reasons = sorted({item.reason for item in dropped})
         raise DataError(f"{where}: none of its {len(rows)} rows can be used ({'; '.join(reasons[:3])})")

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["cut_at_end", "generate", "prompt_ids"]
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of prompts; a prompt that writes its own begin token gets no second one."""
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+    """Return the token ids of prompts; one given as ids is taken as it is, one that writes its own begin token gets no second one."""
     begin = tokenizer.bos_token
-    written = [begin is not None and prompt.startswith(begin) for prompt in prompts]
-    ids: list[list[int]] = [[] for _ in prompts]
+    ids: list[list[int]] = [[] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    texts = {index: prompt for index, prompt in enumerate(prompts) if isinstance(prompt, str)}
     for has_begin in (True, False):
-        chosen = [index for index, found in enumerate(written) if found is has_begin]
+        chosen = [index for index, text in texts.items() if (begin is not None and text.startswith(begin)) is has_begin]
         if chosen:
             encoded = tokenizer(
-                [prompts[index] for index in chosen],
+                [texts[index] for index in chosen],
                 add_special_tokens=not has_begin,
                 return_attention_mask=False,
                 verbose=False,
@@ -91,7 +91,7 @@ def _greedy(max_new_tokens: int, ends: frozenset[int], pad_id: int) -> Generatio
 def generate(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     *,
     max_new_tokens: int,
     batch_size: int,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ScoredHead", "inner_model"]
 
+_OUTSIDE_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
+"""Settings by which architectures change their logits after the head; small logits would hide it from a comparison."""
+
 
 def inner_model(model: Any) -> PreTrainedModel:
     """Return the transformers model inside an adapter wrapper, or the model itself."""
@@ -47,7 +50,7 @@ class ScoredHead:
     def _head_is_enough(self) -> bool:
         inner = inner_model(self._model)
         head = inner.get_output_embeddings()
-        if head is None:
+        if head is None or any(getattr(inner.config, name, None) for name in _OUTSIDE_THE_HEAD):
             return False
         was_training = inner.training
         inner.eval()

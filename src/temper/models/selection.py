@@ -6,6 +6,7 @@ A selection only says which parameters train; it is settings (checked with the r
 from __future__ import annotations
 
 import re
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -158,9 +159,19 @@ class SelectLora(Selection):
             task_type="CAUSAL_LM",
         )
         try:
-            return peft.get_peft_model(model, config)  # type: ignore[no-any-return]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")  # refused below
+                wrapped: nn.Module = peft.get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(f"selection.lora.target = {self.target!r}: {error}") from error
+        whole: Any = model
+        ends = (whole.get_input_embeddings(), whole.get_output_embeddings())
+        if getattr(whole.config, "tie_word_embeddings", False) and any(hasattr(end, "lora_A") for end in ends):
+            raise ModelError(
+                f"selection.lora.target = {self.target!r}: puts an adapter on an embedding that input and output share; merging it would change "
+                "both. Leave lm_head and the embedding out of target."
+            )
+        return wrapped
 
     def covers(self, name: str, model: nn.Module) -> bool:
         """Return whether the parameter belongs to the adapter."""

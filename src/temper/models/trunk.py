@@ -33,10 +33,47 @@ class _Stop(Exception):
 
 @dataclass
 class Entry:
-    """What a block was called with; its hidden states carry no graph where everything below is frozen."""
+    """What a block was called with."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    @property
+    def hidden_BLD(self) -> torch.Tensor:
+        """The hidden states the block was called with."""
+        hidden: torch.Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        return hidden
+
+    def without_hidden(self) -> Entry:
+        """Return the same call without its hidden states, so that no graph is kept alive."""
+        kwargs = {name: value for name, value in self.kwargs.items() if name != "hidden_states"}
+        return Entry((None, *self.args[1:]) if self.args else (), kwargs)
+
+    def of_rows(self, rows: slice, batch: int, hidden_BLD: torch.Tensor) -> Entry:
+        """Return the call for some rows of the batch, on other hidden states."""
+        kwargs = {name: _rows_of(value, rows, batch) for name, value in self.kwargs.items()}
+        if self.args:
+            return Entry((hidden_BLD, *_rows_of(self.args[1:], rows, batch)), kwargs)
+        return Entry((), {**kwargs, "hidden_states": hidden_BLD})
+
+    def can_be_cut(self, batch: int) -> bool:
+        """Return whether rows can be cut out of the call (not where heads are folded into the batch)."""
+        return _can_be_cut((*self.args, *self.kwargs.values()), batch)
+
+
+def _rows_of(value: Any, rows: slice, batch: int) -> Any:
+    """Cut the batch dimension of whatever a block was called with; shared tensors (first dimension 1) stay."""
+    if isinstance(value, torch.Tensor):
+        return value[rows] if value.dim() > 0 and value.shape[0] == batch else value
+    if isinstance(value, tuple):
+        return tuple(_rows_of(item, rows, batch) for item in value)
+    return value
+
+
+def _can_be_cut(value: Any, batch: int) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.dim() == 0 or value.shape[0] in (1, batch)
+    return all(_can_be_cut(item, batch) for item in value) if isinstance(value, tuple) else True
 
 
 def check_layer(model: Any, layer: int, what: str) -> int:
@@ -61,7 +98,7 @@ def _tensor(output: Any) -> torch.Tensor:
 
 def run_trunk(
     model: Any, layer: int, input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor, *, entry_of: int | None = None
-) -> tuple[torch.Tensor, Entry | None]:
+) -> tuple[torch.Tensor, dict[int, Entry]]:
     """Return the output of block `layer`, shape (B, L, D), before any final norm.
 
     Args:
@@ -69,43 +106,49 @@ def run_trunk(
         layer: The block that is read, counted from 0.
         input_ids_BL: Token ids.
         attention_mask_BL: 1 where there is a token.
-        entry_of: Also return what this block was called with, for `FrozenBranch`.
+        entry_of: Also return what the blocks from this one on were called with, for `FrozenBranch`: masks and positions
+            can differ from block to block (sliding windows, several rotary bases).
     """
     blocks = decoder_layers(model)
-    caught: list[Entry] = []
+    caught: dict[int, Entry] = {}
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
         raise _Stop(_tensor(output))
 
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append(Entry(args, kwargs))
+    def catch(index: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            entry = Entry(args, kwargs)
+            caught[index] = entry if index == entry_of else entry.without_hidden()
+
+        return hook
 
     handles = [blocks[layer].register_forward_hook(stop)]
     if entry_of is not None:
-        handles.append(blocks[entry_of].register_forward_pre_hook(catch, with_kwargs=True))
+        handles += [
+            blocks[index].register_forward_pre_hook(catch(index), with_kwargs=True) for index in range(entry_of, layer + 1)
+        ]
     try:
         inner_model(model).base_model(input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False)
     except _Stop as reached:
-        return reached.hidden_BLD, caught[0] if caught else None
+        return reached.hidden_BLD, caught
     finally:
         for handle in handles:
             handle.remove()
     raise ModelError(f"block {layer} of {type(inner_model(model)).__name__} was not reached by its forward pass")
 
 
-def _rows_of(value: Any, rows: slice, batch: int) -> Any:
-    """Cut the batch dimension of whatever a block was called with; shared tensors (first dimension 1) stay."""
-    if isinstance(value, torch.Tensor):
-        return value[rows] if value.dim() > 0 and value.shape[0] == batch else value
-    if isinstance(value, tuple):
-        return tuple(_rows_of(item, rows, batch) for item in value)
-    return value
+def _drops(model: nn.Module) -> bool:
+    """Return whether the model has any dropout, as a module or as a number that attention reads."""
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    return any(isinstance(rate := getattr(module, "attention_dropout", 0.0), float) and rate > 0 for module in model.modules())
 
 
 class FrozenBranch:
-    """The output of block ℓ under the weights from before training.
+    """The output of block ℓ under the weights from before training, in evaluation mode.
 
-    Runs only the blocks from the first trained one up to ℓ; what lies below is shared with the trained branch's pass.
+    Runs only the blocks from the first trained one up to ℓ; what lies below is shared with the trained branch's pass. With
+    dropout in the model, or a trained embedding, nothing can be shared and all blocks up to ℓ run.
 
     Args:
         model: The model, its selection applied and not yet trained.
@@ -120,36 +163,36 @@ class FrozenBranch:
         blocks = list(decoder_layers(model))
         touched = [index for index, block in enumerate(blocks) if any(id(p) in trained for p in block.parameters())]
         embedding = inner_model(model).get_input_embeddings()
-        if any(id(parameter) in trained for parameter in embedding.parameters()):
-            self.first: int | None = None  # the input of every block differs: nothing can be shared
-        else:
+        self.first: int | None = None
+        if not any(id(parameter) in trained for parameter in embedding.parameters()) and not _drops(model):
             self.first = min((index for index in touched if index <= layer), default=layer)
 
     def hidden(
-        self, input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor, entry: Entry | None, rows: slice
+        self, input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor, entries: dict[int, Entry], rows: slice
     ) -> torch.Tensor:
         """Return the frozen hidden states of some rows of a batch, shape (rows, L, D), without gradient.
 
         Args:
             input_ids_BL: Token ids of the whole batch.
             attention_mask_BL: Its mask.
-            entry: What block `first` was called with in the trained branch's pass over the same batch.
+            entries: What the blocks from `first` on were called with in the trained branch's pass over the same batch.
             rows: The rows wanted.
         """
-        with self.original.active():
-            if self.first is None or entry is None:
-                hidden_BLD, _ = run_trunk(self._model, self._layer, input_ids_BL[rows], attention_mask_BL[rows])
+        batch = input_ids_BL.shape[0]
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            with self.original.active():
+                if self.first is None or not entries or not all(entry.can_be_cut(batch) for entry in entries.values()):
+                    hidden_BLD, _ = run_trunk(self._model, self._layer, input_ids_BL[rows], attention_mask_BL[rows])
+                    return hidden_BLD
+                hidden_BLD = entries[self.first].hidden_BLD[rows]
+                for index in range(self.first, self._layer + 1):
+                    call = entries[index].of_rows(rows, batch, hidden_BLD)
+                    hidden_BLD = _tensor(decoder_layers(self._model)[index](*call.args, **call.kwargs))
                 return hidden_BLD
-            batch = input_ids_BL.shape[0]
-            args = _rows_of(entry.args, rows, batch)
-            kwargs = {key: _rows_of(value, rows, batch) for key, value in entry.kwargs.items()}
-            for block in list(decoder_layers(self._model))[self.first : self._layer + 1]:
-                hidden = _tensor(block(*args, **kwargs))
-                if args:
-                    args = (hidden, *args[1:])
-                else:
-                    kwargs["hidden_states"] = hidden
-            return hidden
+        finally:
+            self._model.train(was_training)
 
 
 @contextlib.contextmanager

@@ -6,42 +6,49 @@ import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from temper import registry
 from temper.errors import DataError, RecipeError, nearest
 from temper.files import hash_json, inside
-from temper.recipe.schema import NamedSettingsError, Recipe
+from temper.recipe.schema import ROLES, NamedSettingsError, Recipe
 
 __all__ = ["apply_overrides", "dump", "from_dict", "json_schema", "load", "parse_yaml", "recipe_hash", "shipped"]
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with the floats and booleans of YAML 1.2, without aliases and without repeated keys.
+_TAG: Final = "tag:yaml.org,2002:"
+_TOO_DEEP: Final = "nested too deeply for a recipe"
 
-    PyYAML follows YAML 1.1, where ``1e-5`` is text and ``no`` is a boolean: both surprise in a recipe.
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers and booleans of YAML 1.2, without aliases, tags, merge keys and repeated keys.
+
+    PyYAML follows YAML 1.1, where ``1e-5`` is text, ``no`` is a boolean, ``010`` is 8 and ``1:30`` is 90: all of them
+    surprise in a recipe.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own class attribute
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-        ]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag == f"{_TAG}null"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed in a recipe", event.start_mark)
+        if event.tag not in (None, f"{_TAG}str"):
+            raise yaml.composer.ComposerError(None, None, f"tags ({event.tag}) are not allowed in a recipe", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.value == "<<":
+                message = "merge keys (<<) are not allowed in a recipe; write the fields out"
+                raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
@@ -52,18 +59,37 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{_TAG}float",
     re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$"),
     list("-+0123456789."),
 )
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(f"{_TAG}bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: a text is quoted exactly where that loader would take it for something else."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> Any:
+        # PyYAML's single-quoted form does not give back every line break (\x85, for one)
+        style = '"' if data and data.splitlines() != [data] else None
+        return self.represent_scalar(f"{_TAG}str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """Return the value of a YAML text.
 
     Raises:
-        RecipeError: The text is not YAML, repeats a key or uses an alias; line and column are given.
+        RecipeError: The text is not YAML, repeats a key or uses an alias, a tag or a merge key (line and column are
+            given), or it is nested too deeply.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -73,28 +99,35 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError([f"{where}{error.problem or error.context}"], source) from error
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError([str(error)], source) from error
+    except RecursionError:
+        raise RecipeError([_TOO_DEEP], source) from None
 
 
 def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return the document with `dotted.path=value` assignments applied; values are read as YAML.
 
-    A number in the path counts into a list: ``data.retain.0.weight=2``.
+    A number in the path counts into a list: ``data.retain.0.weight=2``. A role that is written as one mapping is its
+    own number 0.
 
     Raises:
-        RecipeError: An override has no ``=``, or its path runs through something that is not a section.
+        RecipeError: An override has no ``=``, or its path runs through something that is not a section, or the document is
+            nested too deeply.
     """
     problems: list[str] = []
-    result: dict[str, Any] = _copied(document)
+    try:
+        result: dict[str, Any] = _copied(document)
+    except RecursionError:
+        raise RecipeError([_TOO_DEEP]) from None
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
             problems.append(f"override {override!r}: expected key=value, e.g. train.learning_rate=1.0e-5")
             continue
         value = parse_yaml(text, f"override {path}") if text else None
-        *parents, last = path.split(".")
+        *parents, last = parts = path.split(".")
         here: Any = result
         try:
-            for part in parents:
+            for depth, part in enumerate(parents, start=1):
                 if isinstance(here, list):
                     here = here[int(part)]
                 else:
@@ -102,6 +135,8 @@ def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[
                         here[part] = {"name": here[part]}
                     if here.get(part) is None:
                         here[part] = {}
+                    if _is_role(parts[:depth]) and re.fullmatch("-?[0-9]+", parts[depth]) and isinstance(here[part], dict):
+                        here[part] = [here[part]]
                     here = here[part]
             if isinstance(here, list):
                 here[int(last)] = value
@@ -114,15 +149,19 @@ def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[
     return result
 
 
+def _is_role(path: Sequence[str]) -> bool:
+    return tuple(path[:-1]) in (("data",), ("evaluate", "data"))
+
+
 def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
-def _fields_at(location: Sequence[str | int]) -> list[str]:
-    """Return the field names of the section a location lies in, for near-miss suggestions."""
-    model: Any = Recipe
+def _fields_at(location: Sequence[str | int], root: type[BaseModel]) -> list[str]:
+    """Return the field names of the section that a location lies in, counted from a root, for near-miss suggestions."""
+    model: Any = root
     for part in location[:-1]:
         if isinstance(part, int) or not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
@@ -145,7 +184,8 @@ def _problem(error: Any, location: Sequence[str | int], known: Sequence[str]) ->
     seen = error.get("input")
     shown = f" (seen: {seen!r:.80})" if not isinstance(seen, dict | list) else ""
     if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key{nearest(str(location[-1]), known)}. Known here: {', '.join(known)}."
+        hint = f"Known here: {', '.join(known)}" if known else "It takes no settings"
+        return f"{path}: unknown key{nearest(str(location[-1]), known)}. {hint}."
     if error["type"] == "missing":
         return f"{path}: missing; it is required."
     message = error["msg"].removeprefix("Value error, ")
@@ -166,16 +206,16 @@ def from_dict(document: Any, source: str = "recipe") -> Recipe:
         raise RecipeError(_problems(error), source) from None
 
 
-def _problems(error: ValidationError, prefix: tuple[str | int, ...] = (), known: Sequence[str] = ()) -> list[str]:
+def _problems(error: ValidationError, prefix: tuple[str | int, ...] = (), settings: type[BaseModel] | None = None) -> list[str]:
     """Flatten an error and those nested in it: the settings of a method are checked by the method's own class."""
     lines: list[str] = []
     for item in error.errors(include_url=False):
         location = (*prefix, *item["loc"])
         cause = (item.get("ctx") or {}).get("error")
         if isinstance(cause, NamedSettingsError):
-            lines += _problems(cause.error, location, list(cause.settings.model_fields))
+            lines += _problems(cause.error, location, cause.settings)
         else:
-            lines.append(_problem(item, location, known or _fields_at(item["loc"])))
+            lines.append(_problem(item, location, _fields_at(item["loc"], settings or Recipe)))
     return lines
 
 
@@ -221,38 +261,64 @@ def _mapping(value: Any, source: str) -> dict[str, Any]:
 
 
 def dump(recipe: Recipe) -> str:
-    """Return a recipe as YAML with every default filled in; loading it gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    """Return a recipe as YAML with every default filled in; loading it gives the same recipe.
+
+    Example:
+        >>> dump(from_dict({"model": {"path": "m", "revision": "1e7"}})).splitlines()[8]
+        "  revision: '1e7'"
+    """
+    text: str = yaml.dump(
+        recipe.model_dump(mode="json"), Dumper=_Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True, width=120
+    )
+    return text
+
+
+_NOT_HASHED: Final = ("output", "report")
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Return the hash of everything in a recipe that decides its result: all but the name of the output folder."""
-    return hash_json({key: value for key, value in recipe.model_dump(mode="json").items() if key != "output"})
+    """Return the hash of everything in a recipe that decides its numbers.
+
+    That is all but `output`, the name of the run folder, and `report`, which only chooses what is shown of them. What is
+    evaluated and how (`evaluate`) is in it.
+    """
+    return hash_json({key: value for key, value in recipe.model_dump(mode="json").items() if key not in _NOT_HASHED})
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of recipes, for editors, with the settings of every registered method and selection."""
-    from temper import registry
+    """Return the JSON schema of recipes, for editors, with the settings of every registered method and selection.
 
+    It accepts what the loader accepts in shape: a role is one mapping or a list of them; a method or a selection is a bare
+    name where all its settings have defaults.
+    """
     schema = Recipe.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    source = {"$ref": "#/$defs/DataSource"}
+    definitions["Sources"] = {"title": "Sources", "anyOf": [source, {"type": "array", "items": source}]}
+    for fields in (schema["properties"], definitions["EvaluateSection"]["properties"]):
+        roles = {role: {"$ref": "#/$defs/Sources"} for role in ROLES}
+        fields["data"] = {**fields["data"], "properties": roles, "additionalProperties": False}
     for kind, field in (("objective", "method"), ("selection", "selection")):
-        options: list[dict[str, Any]] = [{"type": "string", "enum": registry.names(kind)}]
-        if field == "method":
-            options = [{"type": "null"}]
+        bare: list[str] = []
+        options: list[dict[str, Any]] = [{"type": "null"}] if field == "method" else []
         for name in registry.names(kind):
-            settings = registry.resolve(kind, name).model_json_schema()
-            schema.setdefault("$defs", {}).update(settings.pop("$defs", {}))
-            properties = {"name": {"const": name}, **settings.get("properties", {})}
-            options.append(
-                {
-                    "type": "object",
-                    "title": name,
-                    "properties": properties,
-                    "required": ["name", *settings.get("required", [])],
-                    "additionalProperties": False,
-                }
-            )
+            settings = registry.resolve(kind, name)
+            own = settings.model_json_schema()
+            definitions.update(own.pop("$defs", {}))
+            properties, required = own.get("properties", {}), own.get("required", [])
+            if not required:
+                bare.append(name)
+            options.append({"title": name, **_closed({"name": {"const": name}, **properties}, ["name", *required])})
             if field == "selection":
-                options.append({"type": "object", "properties": {name: True}, "required": [name], "additionalProperties": False})
-        schema["properties"][field] = {"anyOf": options, "description": schema["properties"][field].get("description", "")}
+                inner = [_closed(properties, required)]
+                if settings.shorthand:
+                    inner.append(properties[settings.shorthand])
+                options.append(_closed({name: {"anyOf": inner}}, [name]))
+        options.append({"type": "string", "enum": bare})
+        kept = {key: value for key, value in schema["properties"][field].items() if key in ("description", "default")}
+        schema["properties"][field] = {**kept, "anyOf": options}
     return schema
+
+
+def _closed(properties: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}

@@ -41,11 +41,14 @@ ROLES: Final[tuple[str, ...]] = (
 )
 """What a data set can be for. `trace`: reasoning text about the forget target; `reasoning`: general reasoning to keep."""
 
+MAX_SEED: Final = 2**32 - 1
+"""The largest seed that every random generator in use accepts."""
+
 
 class Section(BaseModel):
-    """Base of every part of a recipe: strict types, unknown keys refused, immutable."""
+    """Base of every part of a recipe: strict types, finite numbers, unknown keys refused, immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
 
 class NamedSettings(Section):
@@ -64,7 +67,7 @@ class WorldSection(Section):
     """Which embedded world the `world:` paths of a recipe mean."""
 
     size: Literal["small", "default"] = "default"
-    seed: int = Field(0, ge=0, description="Seed of the world, of its tokenizer and of the models trained on it.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the world, of its tokenizer and of the models trained on it.")
 
 
 class ModelSection(Section):
@@ -84,7 +87,7 @@ class DataSource(Section):
     """
 
     path: str = Field(description="A file, a folder saved by datasets, a hub data set, or world:NAME.")
-    format: Literal["auto", "jsonl", "json", "csv", "parquet", "dataset"] = "auto"
+    format: Literal["auto", "jsonl", "json", "csv", "parquet", "text", "dataset"] = "auto"
     config: str | None = Field(None, description="Configuration name of a hub data set.")
     split: str | None = Field(None, description="Split of a data set that has several.")
     prompt: str = "prompt"
@@ -143,7 +146,9 @@ class TrainSection(Section):
     max_length: int | None = Field(None, ge=8, description="Tokens a row may have; the model's context up to 512 when left out.")
     overflow: Literal["error", "truncate", "drop"] = Field("error", description="What to do with a row longer than max_length.")
     allow_overlap: bool = Field(False, description="Accept forget rows that also stand in the retain data.")
-    checkpoint_every: int = Field(0, ge=0, description="Optimiser steps between checkpoints; 0 writes none.")
+    checkpoint_every: int | None = Field(
+        None, ge=0, description="Optimiser steps between checkpoints; a tenth of the run when left out, 0 writes none."
+    )
     log_every: int = Field(10, ge=1)
     threads: int = Field(1, ge=1, description="Torch threads on a CPU. More than one is slower on a busy machine.")
 
@@ -206,26 +211,34 @@ def _named(kind: str, value: Any) -> Any:
         return value
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError(f"needs a name, one of: {', '.join(registry.names(kind))}")
+    return _checked(_settings_class(kind, value["name"]), {key: item for key, item in value.items() if key != "name"})
+
+
+def _settings_class(kind: str, name: str) -> type[NamedSettings]:
     try:
-        settings = registry.resolve(kind, value["name"])
+        return cast(type[NamedSettings], registry.resolve(kind, name))
     except InputError as error:
         raise ValueError(str(error)) from None
-    if "_value" in value:
-        value = {"name": value["name"], settings.shorthand: value["_value"]}
+
+
+def _checked(settings: type[NamedSettings], values: dict[str, Any]) -> NamedSettings:
     try:
-        return settings.model_validate({key: item for key, item in value.items() if key != "name"})
+        return settings.model_validate(values)
     except ValidationError as error:
         raise NamedSettingsError(error, settings) from None
 
 
 def _selection(value: Any) -> Any:
     """Accept `all`, `{layers: [0, 1]}`, `{lora: {rank: 8}}` and `{name: lora, rank: 8}`."""
-    if isinstance(value, dict) and "name" not in value and len(value) == 1:
-        name, settings = next(iter(value.items()))
-        if not isinstance(settings, dict):
-            settings = {"_value": settings}
-        value = {"name": name, **settings}
-    return _named("selection", value)
+    if not isinstance(value, dict) or "name" in value or len(value) != 1:
+        return _named("selection", value)
+    name, given = next(iter(value.items()))
+    settings = _settings_class("selection", str(name))
+    if isinstance(given, dict):
+        return _checked(settings, given)
+    if not settings.shorthand:
+        raise ValueError(f"{name!r} takes no value{'' if settings.model_fields else '; write it as a bare name'}")
+    return _checked(settings, {settings.shorthand: given})
 
 
 def _with_name(value: Any) -> dict[str, Any] | None:
@@ -243,7 +256,7 @@ class Recipe(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Names the run; its folder is runs/NAME unless output says otherwise.",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     output: str | None = Field(None, description="The run folder.")
     world: WorldSection = WorldSection()
     model: ModelSection

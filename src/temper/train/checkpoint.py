@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from temper.errors import RunError
 from temper.files import folder_aside, read_json, write_json
 
-__all__ = ["latest", "load_optimizer", "load_random_state", "load_spent", "load_trained", "prune", "save"]
+__all__ = ["latest", "load_optimizer", "load_random_state", "load_spent", "load_trained", "prune", "save", "sweep"]
 
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 
@@ -31,6 +31,13 @@ def latest(folder: Path) -> Path | None:
         else []
     )
     return max(found)[1] if found else None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half written; call it under the lock of the run."""
+    if folder.is_dir():
+        for item in folder.glob(".checkpoint-*"):
+            shutil.rmtree(item)
 
 
 def prune(folder: Path, keep: int) -> None:

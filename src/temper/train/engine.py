@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from temper.models.heads import ScoredHead
+from temper.errors import ModelError
+from temper.models.heads import ScoredHead, inner_model
 from temper.models.original import OriginalWeights
-from temper.models.trunk import FrozenBranch, capture_hidden, run_trunk
+from temper.models.selection import decoder_layers
+from temper.models.trunk import Entry, FrozenBranch, capture_hidden, run_trunk
 from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, Unit, followed_BL, labelled_BL, predicting_BL
 
 __all__ = ["Counts", "Engine", "Plan", "count_units", "plan_of"]
@@ -90,6 +92,13 @@ def plan_of(terms: Sequence[LossTerm]) -> Plan:
     )
 
 
+def _reaches(model: nn.Module, layer: int) -> bool:
+    """Return whether something that trains can change the output of a block."""
+    blocks = list(decoder_layers(model))[: layer + 1]
+    below = {id(p) for part in (*blocks, inner_model(model).get_input_embeddings()) for p in part.parameters()}
+    return any(p.requires_grad and id(p) in below for p in model.parameters())
+
+
 def count_units(batch: Batch) -> dict[Unit, int]:
     """Return how many rows, labelled tokens and predicting positions a batch has."""
     return {
@@ -118,6 +127,14 @@ class Engine(nn.Module):
         self._reference_rows = dict(reference_rows or {})
         self._head = ScoredHead(model) if whole.trunk_layer is None else None
         self._original = OriginalWeights(model) if whole.original_logits else None
+        anchored = _layers(frozenset().union(*whole.roles.values()), "ref_hidden:")
+        if len(anchored) > 1:
+            raise ModelError(f"terms anchor the blocks {sorted(anchored)}; one run can anchor one block only")
+        if whole.trunk_layer is not None and not _reaches(model, whole.trunk_layer):
+            raise ModelError(
+                f"the loss reads block {whole.trunk_layer}, but the selection trains nothing at or below it, so nothing could change. "
+                "Select blocks up to that one."
+            )
         self._frozen = FrozenBranch(model, whole.frozen_layer) if whole.frozen_layer is not None else None
 
     def forward(self, batches: dict[str, dict[str, torch.Tensor]], counts: Counts, active: Sequence[int]) -> dict[str, Any]:
@@ -175,12 +192,12 @@ class Engine(nn.Module):
         wanted_BL = torch.cat([_widened(_positions(plan.roles[role], batch), length) for role, batch in group.items()])
         if self._original is not None and "ref_log_probs" in needs:
             self._original_log_probs(plan, group, caches)
-        entry = None
+        entries: dict[int, Entry] = {}
         if plan.trunk_layer is not None:
             depths = _layers(needs, "hidden:")
             entry_of = self._frozen.first if self._frozen is not None else None
             with capture_hidden(self.model, depths - {max(depths)}) as hidden:
-                deepest, entry = run_trunk(self.model, max(depths), ids_BL, mask_BL, entry_of=entry_of)
+                deepest, entries = run_trunk(self.model, max(depths), ids_BL, mask_BL, entry_of=entry_of)
             hidden = {**hidden, max(depths): deepest}
         else:
             assert self._head is not None
@@ -192,7 +209,7 @@ class Engine(nn.Module):
             for layer in _layers(plan.roles[role], "hidden:"):
                 outputs[role].hidden[layer] = hidden[layer][slices[role], :width]
             if self._frozen is not None and (frozen := _layers(plan.roles[role], "ref_hidden:")):
-                branch = self._frozen.hidden(ids_BL, mask_BL, entry, slices[role])
+                branch = self._frozen.hidden(ids_BL, mask_BL, entries, slices[role])
                 for layer in frozen:
                     caches[role].hidden[layer] = branch[:, :width]
 

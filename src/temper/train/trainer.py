@@ -50,16 +50,24 @@ class Spent:
     steps: int
 
 
-def total_steps(train: TrainSection, anchor_rows: int, processes: int = 1) -> int:
+def total_steps(train: TrainSection, anchor_rows: int) -> int:
     """Return the optimiser steps of a run; an epoch that does not fill its last step rounds up."""
     if train.steps is not None:
         return train.steps
     assert train.epochs is not None
-    return max(1, math.ceil(train.epochs * anchor_rows / (train.batch_size * train.accumulation * processes)))
+    return max(1, math.ceil(round(train.epochs * anchor_rows / (train.batch_size * train.accumulation), 9)))
+
+
+def checkpoint_interval(train: TrainSection, steps: int) -> int:
+    """Return the steps between checkpoints: what was asked for, else a tenth of the run; 0 for none."""
+    if train.checkpoint_every is not None:
+        return train.checkpoint_every
+    return max(1, math.ceil(steps / 10))
 
 
 def _arguments(train: TrainSection, folder: Path, steps: int, seed: int) -> TrainingArguments:
-    return TrainingArguments(
+    every = checkpoint_interval(train, steps)
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=train.batch_size,
@@ -73,8 +81,8 @@ def _arguments(train: TrainSection, folder: Path, steps: int, seed: int) -> Trai
         max_grad_norm=train.max_grad_norm,
         logging_steps=train.log_every,
         logging_nan_inf_filter=False,
-        save_strategy="steps" if train.checkpoint_every else "no",
-        save_steps=train.checkpoint_every or 500,
+        save_strategy="steps" if every else "no",
+        save_steps=every or 500,
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         bf16=False,
@@ -84,6 +92,9 @@ def _arguments(train: TrainSection, folder: Path, steps: int, seed: int) -> Trai
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    # several visible devices in one process would be driven by DataParallel, which splits losses in ways that are not exact
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class _Follow(TrainerCallback):  # type: ignore[misc]
@@ -102,10 +113,13 @@ class _Follow(TrainerCallback):  # type: ignore[misc]
                 "train",
                 step=state.global_step,
                 loss=round(logs["loss"], 6),
-                grad_norm=round(float(logs.get("grad_norm", 0.0)), 6),
+                grad_norm=round(float(logs["grad_norm"]), 6) if "grad_norm" in logs else None,
                 learning_rate=logs["learning_rate"],
                 **{name: round(value, 6) for name, value in statistics.items()},
             )
+
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._trainer.check_gradients()
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
@@ -172,6 +186,19 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
             self._statistics.setdefault(name, []).append(float(value))
         # data parallel averages gradients over processes; the loss is already divided by the units of all of them
         return loss * self.args.world_size
+
+    def check_gradients(self) -> None:
+        """Stop before a step that would destroy the weights.
+
+        Raises:
+            RunError: A gradient is not finite.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not all(torch.isfinite(gradient).all() for gradient in gradients):
+            raise RunError(
+                f"a gradient became infinite or NaN at step {self.state.global_step + 1}. Lower train.learning_rate, or raise the weight of the "
+                "retain term."
+            )
 
     def take_statistics(self) -> dict[str, float]:
         """Return the means of the term statistics since the last call, per step."""
@@ -279,12 +306,9 @@ def train_roles(
     """
     torch.set_num_threads(settings.threads)
     folder = run.folder / "checkpoints"
+    checkpoint.sweep(folder)
     base = dict(drawn or rows)
-    arguments = None
-    processes = 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        processes = torch.distributed.get_world_size()
-    steps = total_steps(settings, len(base[settings.anchor].items), processes)
+    steps = total_steps(settings, len(base[settings.anchor].items))
     arguments = _arguments(settings, folder, steps, run.recipe.seed)
     length = steps * settings.batch_size * settings.accumulation * arguments.world_size
     dataset = RoleDataset(base, anchor=settings.anchor, seed=run.recipe.seed, length=length, remap=remap)
@@ -302,4 +326,6 @@ def train_roles(
     if newest is not None:
         run.log("resume", checkpoint=newest.name)
     trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
+    if not all(torch.isfinite(p).all() for p in engine.parameters() if p.requires_grad):
+        raise RunError("a weight became infinite or NaN in the last step; nothing was saved. Lower train.learning_rate.")
     return trainer.spent

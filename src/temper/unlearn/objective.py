@@ -78,7 +78,10 @@ class Objective(NamedSettings):
         raise InputError(f"objective {self.name} defines no terms")
 
     def substitute(
-        self, rows: Encoded, encode: Callable[[Sequence[dict[str, Any]]], Encoded], seed: int, base: Path
+        self, rows: Encoded, encode: Callable[[Sequence[tuple[int, str]]], Encoded], seed: int, base: Path
     ) -> Substitution | None:
-        """Return other responses for the forget rows, or None to train on the rows as they are."""
+        """Return other responses for the forget rows, or None to train on the rows as they are.
+
+        `encode` takes (item, response) pairs in the order of the items and returns one row for each.
+        """
         return None

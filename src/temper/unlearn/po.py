@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from temper.draws import generator
 from temper.errors import DataError
@@ -54,6 +54,13 @@ class PreferenceOptimization(Objective):
     refusals: str | None = Field(None, description="A text file with one refusal a line; a list of our own when left out.")
     response_format: str = Field(" {refusal}", description="How a refusal is written into a response column.")
 
+    @field_validator("response_format")
+    @classmethod
+    def _holds_the_refusal(cls, value: str) -> str:
+        if "{refusal}" not in value:
+            raise ValueError("must contain {refusal}")
+        return value
+
     def terms(self, context: Context) -> Sequence[LossTerm]:
         """Return descent on refusals and on retain."""
         from temper.train.losses.nll import NLL
@@ -61,16 +68,16 @@ class PreferenceOptimization(Objective):
         return [NLL("forget", self.forget_weight), NLL("retain", self.retain_weight)]
 
     def substitute(
-        self, rows: Encoded, encode: Callable[[Sequence[dict[str, Any]]], Encoded], seed: int, base: Path
+        self, rows: Encoded, encode: Callable[[Sequence[tuple[int, str]]], Encoded], seed: int, base: Path
     ) -> Substitution | None:
         """Return every forget row with every refusal, and the keyed draw among them."""
         refusals = read_refusals(base / self.refusals if self.refusals else _SHIPPED)
         count = len(refusals)
         variants = encode(
             [
-                {"item": number, "response": self.response_format.format(refusal=text)}
-                for number in range(len(rows.items))
-                for text in refusals
+                (item, self.response_format.replace("{refusal}", refusal))
+                for item in range(len(rows.items))
+                for refusal in refusals
             ]
         )
 

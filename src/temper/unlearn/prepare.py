@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from temper.errors import RecipeError
-from temper.recipe import Recipe
+from temper.errors import DataError, ModelError, RecipeError
+from temper.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -109,36 +109,58 @@ def prepare(recipe: Recipe) -> Prepared:
     return Prepared(objective, config, tokenizer, rows, substitution, overlap)
 
 
-def _encoder(recipe: Recipe, tokenizer: Any, forget: Encoded, max_length: int) -> Callable[[Sequence[dict[str, Any]]], Encoded]:
-    """Return a function that encodes other responses to the prompts of given forget items."""
+def _with_response(row: dict[str, Any], source: DataSource, response: str) -> dict[str, Any]:
+    """Return a row with another answer.
 
-    def encode_responses(variants: Sequence[dict[str, Any]]) -> Encoded:
+    Raises:
+        DataError: The row is text without an answer of its own.
+    """
+    if source.messages in row:
+        return {**row, source.messages: [*row[source.messages][:-1], {"role": "assistant", "content": response}]}
+    if source.prompt in row:
+        return {**row, source.response: response}
+    raise DataError(
+        f"data.forget: {source.path}: the objective replaces answers, and row {row['id']!r} is text without one. Give {source.prompt!r} and "
+        f"{source.response!r} columns, or messages."
+    )
+
+
+def _encoder(recipe: Recipe, tokenizer: Any, forget: Encoded, max_length: int) -> Callable[[Sequence[tuple[int, str]]], Encoded]:
+    """Return a function that encodes other responses to the prompts of given forget items, each in its place."""
+
+    def encode_responses(variants: Sequence[tuple[int, str]]) -> Encoded:
         from temper.data import encode, join
 
-        assert recipe.train is not None
         parts = []
         for number, source in enumerate(recipe.data["forget"]):
-            changed = []
-            for count, variant in enumerate(variants):
-                item = variant["item"]
-                if forget.source_of[item] == number:
-                    row = dict(forget.items[item].row)
-                    changed.append({**row, source.response: variant["response"], "id": f"{forget.items[item].id}~{count}"})
+            changed = [
+                {**_with_response(forget.items[item].row, source, response), "id": f"{forget.items[item].id}~{count}"}
+                for count, (item, response) in enumerate(variants)
+                if forget.source_of[item] == number
+            ]
             if changed:
                 where = f"{source.path} with substituted responses"
-                parts.append(
-                    encode(
-                        changed,
-                        tokenizer,
-                        source,
-                        max_length=max_length,
-                        overflow=recipe.train.overflow,
-                        where=where,
-                    )
-                )
-        return join(parts)
+                # a variant that was dropped would put another one in its place: too long is an error here
+                parts.append(encode(changed, tokenizer, source, max_length=max_length, overflow="error", where=where))
+        encoded = join(parts)
+        if [item.response for item in encoded.items] != [response for _, response in variants]:
+            raise DataError("data.forget: a substituted response leaves nothing to score. Give refusals that are not empty.")
+        return encoded
 
     return encode_responses
+
+
+def _refuse_unbuilt_world(recipe: Recipe) -> None:
+    """Refuse to plan on a model of the embedded world that would have to be trained first."""
+    if recipe.model.path.startswith("world:"):
+        from temper.world import entry, world_spec
+
+        world = recipe.world
+        if not (entry(world_spec(world.size, world.seed)) / recipe.model.path.removeprefix("world:")).is_dir():
+            raise ModelError(
+                f"{recipe.model.path}: is not built yet, and a plan trains nothing. Build it first: temper world build --size {world.size} "
+                f"--seed {world.seed}"
+            )
 
 
 @dataclass(frozen=True)
@@ -168,6 +190,7 @@ def plan(recipe: Recipe) -> Plan:
     from temper.train.trainer import total_steps
     from temper.unlearn.objective import Context
 
+    _refuse_unbuilt_world(recipe)
     prepared = prepare(recipe)
     assert recipe.train is not None
     selection = selection_of(recipe)

@@ -67,7 +67,7 @@ class RMU(Objective):
     def _number_or_auto(cls, value: float | str) -> float | str:
         factor = value.removeprefix("auto:") if isinstance(value, str) else value
         try:
-            good = float(factor) > 0 and (not isinstance(value, str) or value.startswith("auto:"))
+            good = 0 < float(factor) < float("inf") and (not isinstance(value, str) or value.startswith("auto:"))
         except ValueError:
             good = False
         if not good:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from temper.draws import key_of
+from temper.errors import ModelError, RunError
 from temper.files import folder_aside
 from temper.models.heads import ScoredHead
 from temper.models.load import load_model, pad_id_of, resolve_path, weights_hash
@@ -59,7 +61,9 @@ def run(recipe: Recipe, output: Path | None = None, *, progress: Progress | None
 
 def unlearn(run: Run) -> Spent:
     """Do the training stage of an open run, or return what it cost if it is done."""
-    if run.stage_done("unlearn"):
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError("unlearning in several processes (WORLD_SIZE above 1) is not supported yet. Start it without torchrun.")
+    if run.stage_done("unlearn") and run.model_folder.is_dir():
         return Spent(**run.stage("unlearn")["spent"])
     recipe = run.recipe
     assert recipe.train is not None
@@ -68,13 +72,16 @@ def unlearn(run: Run) -> Spent:
     prepared = prepare(recipe)
     run.progress("read", 1, 1)
     source = resolve_path(recipe.model.path, recipe.world)
-    hashes = {f"data.{role}": rows.content_hash for role, rows in prepared.rows.items()}
-    if Path(source).is_dir():
-        hashes["model"] = weights_hash(source)
+    hashes: dict[str, Any] = {f"data.{role}": rows.content_hash for role, rows in prepared.rows.items()}
+    if prepared.substitution is not None:
+        hashes["data.forget.substituted"] = prepared.substitution.rows.content_hash
+    # a hub model has no folder to hash; its commit says as much
+    hashes["model"] = weights_hash(source) if Path(source).is_dir() else getattr(prepared.config, "_commit_hash", None)
     run.note_inputs(**hashes)
     run.log("read", rows={role: len(rows.items) for role, rows in prepared.rows.items()}, overlap=prepared.overlap)
     with _seeded(recipe.seed):
         model: Any = load_model(recipe.model.path, section=recipe.model, world=recipe.world)
+        _refuse_half_precision(model, recipe)
         model = selection_of(recipe).apply(model)
     model.eval()  # references and norms are those of the model as it is used
     facts: dict[str, Any] = {}
@@ -115,6 +122,19 @@ def unlearn(run: Run) -> Spent:
     _save(run, model, prepared, facts, spent)
     run.finish_stage("unlearn", spent=vars(spent), **facts)
     return spent
+
+
+def _refuse_half_precision(model: Any, recipe: Recipe) -> None:
+    """Refuse to step weights that cannot hold small steps.
+
+    A bfloat16 weight of 0.03 or more does not move by 7.5e-5: such a run would keep everything by rounding.
+    """
+    halves = {p.dtype for p in model.parameters()} & {torch.bfloat16, torch.float16}
+    if halves and not selection_of(recipe).is_adapter:
+        raise ModelError(
+            f"model.dtype = {recipe.model.dtype}: the weights would be trained in {halves.pop()}, where most small steps round to nothing. Set "
+            "model.dtype=float32, or train an adapter (selection={lora: {rank: 8}})."
+        )
 
 
 def _all_rows(prepared: Prepared, role: str) -> Sequence[Item]:
