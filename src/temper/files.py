@@ -33,7 +33,10 @@ __all__ = [
 def cache_folder() -> Path:
     """Return the cache folder: ``$TEMPER_CACHE``, else ``$XDG_CACHE_HOME/temper``, else ``~/.cache/temper``."""
     if named := os.environ.get("TEMPER_CACHE"):
-        return Path(named).expanduser()
+        folder = Path(named).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"TEMPER_CACHE = {named}: is a file. Name a folder.")
+        return folder
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "temper"
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from temper import __version__
-from temper.errors import DataError, InputError, RunLocked
+from temper.errors import DataError, InputError, RecipeError, RunLocked
 from temper.files import append_line, read_json, write_json, write_text
 from temper.recipe import Recipe, dump, load, recipe_hash
 
@@ -165,6 +165,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line for number, pair in enumerate(zip(old, new, strict=True)) for line in _differences(*pair, f"{path}.{number}")
+        ]
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
@@ -184,14 +188,21 @@ def _manifest_of(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
         return None
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
-        raise InputError(f"{path}: not a manifest of this version. Give another output folder.")
-    if manifest["recipe_hash"] == recipe_hash(recipe):
-        return manifest
-    if not manifest["inputs"] and not manifest["stages"]:
+        raise InputError(f"{path}: not a manifest of this version. Remove the folder, or give another output folder.")
+    if not manifest["inputs"] and not manifest["stages"] and manifest["recipe_hash"] != recipe_hash(recipe):
         return None
-    old = load(folder / "recipe.yaml")
+    try:
+        old = load(folder / "recipe.yaml")
+    except RecipeError as error:
+        version = manifest["environment"]["versions"]["temper"]
+        raise InputError(
+            f"{folder}: its recipe.yaml was written by temper {version} and cannot be read any more.\n{error}"
+        ) from error
+    # not the stored hash: a release that adds a default would make strangers of all earlier runs
+    if recipe_hash(old) == recipe_hash(recipe):
+        return manifest
     lines = _differences(old.model_dump(mode="json"), recipe.model_dump(mode="json"))
-    lines = [line for line in lines if not line.startswith("output:")]
+    lines = [line for line in lines if not line.startswith(("output:", "report."))]
     raise InputError(
         f"{folder} holds a run of another recipe. Give another output folder (--out DIR), or remove it. They differ in:\n"
         + "\n".join(f"  - {line}" for line in lines[:12])
@@ -237,4 +248,6 @@ def open_run(recipe: Recipe, output: Path | None = None, *, progress: Progress |
             }
             write_text(folder / "recipe.yaml", dump(recipe))
             write_json(manifest_path, manifest)
+        elif load(folder / "recipe.yaml") != recipe:
+            write_text(folder / "recipe.yaml", dump(recipe))  # another title or output: the same run
         yield Run(folder, recipe, manifest, progress)

@@ -180,13 +180,26 @@ def test_new_tokens_beyond_the_context_are_refused_before_scoring(folder):
         assess.run(judged(folder, recipe_document(folder, max_new_tokens=120)))
 
 
-def test_data_that_changed_between_two_assessments_are_refused(folder):
+def test_data_that_changed_between_two_assessments_are_scored_anew(folder):
     run_folder = judged(folder)
-    assess.run(run_folder)
+    before = assess.run(run_folder).find("probability", "forget").n
     write_rows(folder / "forget.jsonl", PEOPLE[:3], TOWNS[:3])
-    (run_folder / "evidence.json").unlink()
-    with pytest.raises(DataError, match=r"evaluate\.data\.forget"):
-        assess.run(run_folder)
+    assert assess.run(run_folder).find("probability", "forget").n == 3 != before
+
+
+def test_weights_that_changed_between_two_assessments_are_scored_anew(folder):
+    run_folder = judged(folder)
+    before = assess.run(run_folder).models["unlearned"].weights_hash
+    for file in (folder / "gold").iterdir():
+        (folder / "original" / file.name).write_bytes(file.read_bytes())
+    assert assess.run(run_folder).models["unlearned"].weights_hash != before
+
+
+def test_a_fault_in_the_evaluation_is_found_before_anything_is_trained(folder):
+    recipe = from_dict(recipe_document(folder) | {"evaluate": {"data": {"forget": {"path": str(folder / "nope.jsonl")}}}})
+    with pytest.raises(DataError, match="no such file"):
+        assess.check(recipe)
+    assess.check(from_dict(recipe_document(folder)))
 
 
 def test_a_recipe_without_evaluate_is_refused(folder):

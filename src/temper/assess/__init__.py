@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from temper.assess.evidence import Evidence
-    from temper.assess.runner import given, run
+    from temper.assess.runner import check, given, run
 
-__all__ = ["Evidence", "given", "run"]
+__all__ = ["Evidence", "check", "given", "run"]
 
-_HOME = {"Evidence": "evidence", "given": "runner", "run": "runner"}
+_HOME = {"Evidence": "evidence", "check": "runner", "given": "runner", "run": "runner"}
 
 
 def __getattr__(name: str) -> Any:

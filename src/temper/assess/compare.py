@@ -19,7 +19,7 @@ from temper.assess.intervals import bootstrap_mean
 from temper.assess.itemtable import ItemValues, read_values
 from temper.errors import DataError, InputError
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "check_same_items", "compare"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,21 @@ class Comparison:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
+def check_same_items(folders: Sequence[Path]) -> None:
+    """Check that runs were judged on the same items.
+
+    Raises:
+        InputError: Fewer than two runs.
+        DataError: A run has no records, or two runs were judged on different items.
+    """
+    if len(folders) < 2:
+        raise InputError(f"{len(folders)} run given, but a comparison needs at least two")
+    values = [read_values(folder / "records.parquet") for folder in folders]
+    names = _names(folders)
+    for other in range(1, len(folders)):
+        _shared_roles(values[0], values[other], names[0], names[other])
+
+
 def compare(
     folders: Sequence[Path], *, metrics: Sequence[str] | None = None, seed: int = 0, resamples: int = 1000
 ) -> list[Comparison]:
@@ -69,8 +84,7 @@ def compare(
         InputError: Fewer than two runs.
         DataError: A run has no records, or two runs were judged on different items.
     """
-    if len(folders) < 2:
-        raise InputError(f"{len(folders)} run given, but a comparison needs at least two")
+    check_same_items(folders)
     values = [read_values(folder / "records.parquet") for folder in folders]
     names = _names(folders)
     return [
@@ -85,9 +99,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _pair(
-    one: ItemValues, other: ItemValues, first: str, second: str, metrics: Sequence[str] | None, seed: int, resamples: int
-) -> list[Comparison]:
+def _shared_roles(one: ItemValues, other: ItemValues, first: str, second: str) -> list[str]:
+    """Return the roles that both runs were judged on, after checking that their items are the same."""
     shared = [role for role in one.items if role in other.items]
     differing = [role for role in shared if one.items[role] != other.items[role]]
     if differing or not shared:
@@ -95,6 +108,13 @@ def _pair(
         raise DataError(
             f"{first} and {second} were judged on different items ({roles}). Assess both with the same evaluate.data and tokenizer."
         )
+    return shared
+
+
+def _pair(
+    one: ItemValues, other: ItemValues, first: str, second: str, metrics: Sequence[str] | None, seed: int, resamples: int
+) -> list[Comparison]:
+    _shared_roles(one, other, first, second)
     rows = []
     for (metric, role), x_N in one.values.items():
         y_N = other.values.get((metric, role))

@@ -18,7 +18,8 @@ from temper.assess.notes import notes
 from temper.assess.scoring import ScoredModel, Subject, check_prompts, score_subject
 from temper.assess.utility import utility
 from temper.errors import InputError, RecipeError
-from temper.models.load import load_config, load_tokenizer
+from temper.files import hash_json
+from temper.models.load import load_config, load_tokenizer, resolve_path, weights_hash
 from temper.recipe import EvaluateSection, Recipe, load, recipe_hash
 from temper.registry import names, resolve
 from temper.run import Progress, Run, open_run
@@ -26,7 +27,7 @@ from temper.run import Progress, Run, open_run
 if TYPE_CHECKING:
     from temper.data import Encoded
 
-__all__ = ["given", "run"]
+__all__ = ["check", "given", "run"]
 
 _STAGE: Final = "assess"
 _UNBOUNDED: Final = 1 << 20
@@ -36,7 +37,7 @@ _UNBOUNDED: Final = 1 << 20
 def run(folder: Path, *, overrides: list[str] | None = None, progress: Progress | None = None) -> Evidence:
     """Judge the model of a run and return the evidence, which also lies in the run folder.
 
-    A run that was assessed by the same recipe is not scored again.
+    A run that was assessed with the same settings, rows and weights is not scored again.
 
     Args:
         folder: A run folder that `temper.unlearn.run` or `given` made.
@@ -61,10 +62,24 @@ def run(folder: Path, *, overrides: list[str] | None = None, progress: Progress 
     recipe = _changed(stored, folder, overrides)
     settings = _settings(recipe, str(folder / "recipe.yaml"))
     with open_run(stored, folder, progress=progress) as opened:
-        path = opened.folder / "evidence.json"
-        if opened.stage_done(_STAGE) and opened.stage(_STAGE).get("recipe_hash") == recipe_hash(recipe) and path.exists():
-            return Evidence.read(path)
         return _assess(opened, recipe, settings)
+
+
+def check(recipe: Recipe) -> None:
+    """Check what the evaluation of a recipe needs before anything is trained: its data, its models, its lengths. Loads no weights.
+
+    Raises:
+        RecipeError: `evaluate` holds no data.
+        DataError: An evaluation file is missing or wrong.
+        ModelError: Original or gold cannot be found, or a prompt leaves no room for an answer.
+    """
+    settings = _settings(recipe, f"recipe {recipe.name}")
+    for path in (settings.original, settings.gold):
+        if path is not None and not path.startswith("world:"):  # the world's models are built when they are needed
+            load_config(path, world=recipe.world)
+    tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)
+    config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
+    check_prompts(_rows(recipe, settings, tokenizer, config), tokenizer, config, settings.max_new_tokens)
 
 
 def given(path: str, overrides: list[str] | None = None, out: Path | None = None, *, progress: Progress | None = None) -> Path:
@@ -155,8 +170,11 @@ def _assess(run: Run, recipe: Recipe, settings: EvaluateSection) -> Evidence:
     with_generations = any(metric.needs == "generations" for metric in metrics)
     if with_generations:
         check_prompts(rows, tokenizer, config, settings.max_new_tokens)
-    if recipe == run.recipe:
-        run.note_inputs(**{f"evaluate.data.{role}": encoded.content_hash for role, encoded in rows.items()})
+    key = _key(recipe, subjects, rows)
+    path = run.folder / "evidence.json"
+    if run.stage_done(_STAGE) and run.stage(_STAGE).get("key") == key and path.exists():
+        run.progress(_STAGE, 1, 1, "done before")
+        return Evidence.read(path)
     scored = _score_all(run, subjects, rows, tokenizer, recipe, settings, with_generations)
     measures: dict[Which, list[Measure]] = {
         which: [measure for metric in metrics for measure in metric.compute(model.answers)] for which, model in scored.items()
@@ -183,9 +201,25 @@ def _assess(run: Run, recipe: Recipe, settings: EvaluateSection) -> Evidence:
         environment=run.manifest["environment"],
     )
     write_items(run.folder / "records.parquet", answers, measures)
-    evidence.write(run.folder / "evidence.json")
-    run.finish_stage(_STAGE, recipe_hash=recipe_hash(recipe), wall_s=round(time.monotonic() - begun, 3), results=len(results))
+    evidence.write(path)
+    run.finish_stage(_STAGE, key=key, wall_s=round(time.monotonic() - begun, 3), results=len(results))
     return evidence
+
+
+def _key(recipe: Recipe, subjects: Sequence[Subject], rows: Mapping[str, Encoded]) -> str:
+    """Return the hash of everything that evidence depends on: settings, rows and weights."""
+    weights = {}
+    for subject in subjects:
+        place = Path(resolve_path(subject.path, recipe.world))
+        weights[subject.which] = weights_hash(place) if place.is_dir() else subject.path
+    return hash_json(
+        {
+            "recipe": recipe_hash(recipe),
+            "examples": recipe.report.examples,
+            "rows": {role: encoded.content_hash for role, encoded in rows.items()},
+            "weights": weights,
+        }
+    )
 
 
 def _score_all(

@@ -97,6 +97,12 @@ def score_subject(
             f"{subject.path}: the {subject.which} model has another vocabulary ({len(own.get_vocab())} tokens) than the unlearned one "
             f"({len(tokenizer.get_vocab())} tokens), so their token scores cannot be compared. Give a model with the same tokenizer."
         )
+    width = int(load_config(subject.path, section=subject.section, world=world).get_text_config().vocab_size)
+    if width < len(own):
+        raise ModelError(
+            f"{subject.path}: the {subject.which} model has embeddings for {width} tokens, but its tokenizer knows {len(own)}. Give the tokenizer "
+            "that belongs to it."
+        )
     weights = _weights(subject, world)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = f"{subject.section.dtype}/{subject.section.attention}/{device}"

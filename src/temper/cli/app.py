@@ -13,7 +13,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="temper",
-    help="Make a language model forget, align, reason, answer with calibrated confidence and resist poisoning, and show the evidence.",
+    help="Work on language models after training, with the evidence for each claim. Today: make one forget, and show whether it did.",
     epilog="Start with: temper demo. A recipe (YAML) decides a run; key=value overrides any of its fields.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -9,6 +9,7 @@ import typer
 
 from temper.cli.console import DebugFlag, JsonFlag, emit, shown_progress, verb
 from temper.cli.recipe import OverridesArgument
+from temper.errors import InputError
 
 __all__ = ["assess"]
 
@@ -28,6 +29,10 @@ def assess(
     from temper import assess as room
     from temper import report
 
+    if not Path(target).exists() and not target.endswith((".yaml", ".yml")):
+        raise InputError(
+            f"{target}: no such run folder, and no recipe. Give a folder that `temper unlearn` wrote, or a YAML file."
+        )
     with shown_progress() as progress:
         folder = Path(target) if Path(target).is_dir() else room.given(target, overrides or [], out, progress=progress)
         evidence = room.run(folder, overrides=overrides if Path(target).is_dir() else None, progress=progress)

@@ -46,6 +46,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
 def verb(function: Callable[P, T]) -> Callable[P, T]:
@@ -63,7 +64,7 @@ def verb(function: Callable[P, T]) -> Callable[P, T]:
             say(f"error: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            say("\nstopped. The same command goes on from the last checkpoint.")
+            say("\nstopped. Give the same command again to go on: what was finished is kept.")
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort):
             raise

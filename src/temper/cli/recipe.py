@@ -43,10 +43,14 @@ def validate(path: RecipeArgument, overrides: OverridesArgument = None, json: Js
     """
     from temper.errors import RecipeError
     from temper.recipe import load, recipe_hash
+    from temper.unlearn.prepare import objective_of
 
     result: dict[str, Any]
     try:
-        result = {"valid": True, "hash": recipe_hash(load(path, overrides or [])), "problems": []}
+        loaded = load(path, overrides or [])
+        if loaded.method is not None or loaded.train is not None:
+            objective_of(loaded)
+        result = {"valid": True, "hash": recipe_hash(loaded), "problems": []}
     except RecipeError as error:
         if not json:
             raise

@@ -31,6 +31,11 @@ def unlearn(
     from temper.recipe import load
 
     recipe = load(path, overrides or [])
+    if recipe.evaluate is not None:
+        from temper import assess
+
+        if not dry_run:
+            assess.check(recipe)  # a fault in the evaluation must not show only after the training
     if dry_run:
         from temper.unlearn.prepare import plan
 

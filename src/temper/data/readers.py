@@ -56,6 +56,8 @@ def _rows(source: DataSource, world: WorldSection) -> Iterator[Row]:
     elif file.suffix.lower() in _FORMS or path.startswith((".", "/", "~")) or path.count("/") > 1:
         near = nearest(file.name, [item.name for item in file.parent.iterdir()]) if file.parent.is_dir() else ""
         raise DataError(f"{path}: no such file{near}")
+    elif "/" not in path and (near := nearest(path, [item.name for item in Path().iterdir()])):
+        raise DataError(f"{path}: no such file{near}. A hub data set has the form owner/name.")
     else:
         yield from _hub(source)
 

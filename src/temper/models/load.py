@@ -38,6 +38,8 @@ def resolve_path(path: str, world: WorldSection) -> str:
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         near = nearest(folder.name, [item.name for item in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
         raise ModelError(f"{path}: no such folder{near}")
+    if "/" not in path and (near := nearest(path, [item.name for item in Path().iterdir() if item.is_dir()])):
+        raise ModelError(f"{path}: no such folder{near}. A hub name has the form owner/name.")
     return path
 
 
@@ -73,6 +75,8 @@ def load_config(path: str, *, section: ModelSection | None = None, world: WorldS
 
     try:
         return AutoConfig.from_pretrained(resolve_path(path, world), **_hub_arguments(section))
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise _named(error, path) from error
 
@@ -89,6 +93,7 @@ def load_model(path: str, *, section: ModelSection | None = None, world: WorldSe
         ModelError: The model cannot be found, has no safetensors weights or is no causal language model.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     dtype = section.dtype if section is not None else "float32"
@@ -102,7 +107,7 @@ def load_model(path: str, *, section: ModelSection | None = None, world: WorldSe
         )
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _named(error, path) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval()

@@ -131,10 +131,10 @@ def _checked_roles(value: Any) -> Any:
 class TrainSection(Section):
     """How long and how fast. One step uses `batch_size` x `accumulation` rows of every active role on each process."""
 
-    steps: int | None = Field(None, ge=1, description="Optimiser steps. Give this or epochs.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the anchor role. Give this or steps.")
-    batch_size: int = Field(8, ge=1, description="Rows of each role in one forward, per process.")
-    accumulation: int = Field(1, ge=1, description="Forwards per optimiser step.")
+    steps: int | None = Field(None, ge=1, le=10**9, description="Optimiser steps. Give this or epochs.")
+    epochs: float | None = Field(None, gt=0, le=10**6, description="Passes over the anchor role. Give this or steps.")
+    batch_size: int = Field(8, ge=1, le=10**6, description="Rows of each role in one forward, per process.")
+    accumulation: int = Field(1, ge=1, le=10**6, description="Forwards per optimiser step.")
     anchor: str = Field("forget", description="The role whose length is an epoch.")
     learning_rate: float = Field(1.0e-5, gt=0)
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -253,7 +253,7 @@ class Recipe(Section):
 
     name: str = Field(
         "run",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Names the run; its folder is runs/NAME unless output says otherwise.",
     )
     seed: int = Field(0, ge=0, le=MAX_SEED)

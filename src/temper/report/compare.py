@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from temper.assess.evidence import Evidence, Which
-from temper.errors import DataError
+from temper.errors import DataError, InputError
 from temper.report.content import content
 from temper.report.one import put
 
 __all__ = ["check_same_models", "compare", "write_comparison"]
+
+_OWN = ("report", "answer_against_trace")
+"""What a comparison writes; a folder with other files belongs to something else."""
 
 
 def check_same_models(evidences: Sequence[Evidence]) -> None:
@@ -53,6 +56,19 @@ def write_comparison(evidences: Sequence[Evidence], folder: Path, *, title: str 
     return put(content(evidences, title or f"{len(evidences)} runs compared"), folder)
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Refuse to write over a run's own report, among somebody's files, or where a file is."""
+    if out.is_dir():
+        others = sorted(item.name for item in out.iterdir() if item.is_file() and item.name[:1] != "." and item.stem not in _OWN)
+        if not others:
+            return
+        raise InputError(
+            f"{out}: is not the folder of a comparison (holds {', '.join(others[:3])}). Give another folder as --out."
+        )
+    if out.exists():
+        raise InputError(f"{out}: is a file. Give a folder as --out.")
+
+
 def compare(folders: Sequence[Path], out: Path, *, title: str | None = None) -> Path:
     """Write the comparison of several run folders.
 
@@ -60,6 +76,13 @@ def compare(folders: Sequence[Path], out: Path, *, title: str | None = None) -> 
         The path of report.html in ``out``.
 
     Raises:
-        DataError: A folder holds no evidence, or the runs were judged against different original or gold models.
+        InputError: Fewer than two folders, or ``out`` is no place for a comparison.
+        DataError: A folder holds no evidence, or the runs were judged on different items or against different models.
     """
-    return write_comparison([Evidence.read(Path(folder) / "evidence.json") for folder in folders], Path(out), title=title)
+    from temper.assess.compare import check_same_items  # reads records with pyarrow, which loads only here
+
+    _refuse_foreign(Path(out))
+    evidences = [Evidence.read(Path(folder) / "evidence.json") for folder in folders]
+    check_same_models(evidences)
+    check_same_items([Path(folder) for folder in folders])
+    return write_comparison(evidences, Path(out), title=title)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from temper.assess.evidence import Evidence
 from temper.files import write_json, write_text
+from temper.recipe import load
 from temper.report.content import Content, content
 from temper.report.figures import picture
 from temper.report.html import page
@@ -45,4 +46,6 @@ def run(folder: Path) -> Path:
     Raises:
         DataError: The folder holds no evidence.
     """
-    return write(Evidence.read(Path(folder) / "evidence.json"), Path(folder))
+    stored = Path(folder) / "recipe.yaml"
+    title = load(stored).report.title if stored.is_file() else None
+    return write(Evidence.read(Path(folder) / "evidence.json"), Path(folder), title=title)

@@ -47,7 +47,9 @@ def forget_and_judge(recipe: str, overrides: list[str], folder: str) -> str:
     from temper import assess, unlearn
     from temper.recipe import load
 
-    run_folder = unlearn.run(load(recipe, overrides), Path(folder))
+    wanted = load(recipe, overrides)
+    assess.check(wanted)
+    run_folder = unlearn.run(wanted, Path(folder))
     assess.run(run_folder)
     return str(run_folder)
 

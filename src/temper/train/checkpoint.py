@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from temper.errors import RunError
@@ -79,13 +80,23 @@ def save(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any, tra
         (folder / "trainer_state.json").write_text(trainer_state, encoding="utf-8")
 
 
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        found: dict[str, torch.Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"{file}: is damaged ({error}). Remove the folder {file.parent.name} to resume from the checkpoint before it."
+        ) from error
+    return found
+
+
 def load_trained(path: Path, model: torch.nn.Module) -> None:
     """Put the trained tensors of a checkpoint into a model.
 
     Raises:
         RunError: The checkpoint holds other parameters than those that train.
     """
-    stored = load_file(path / "trained.safetensors")
+    stored = _tensors(path / "trained.safetensors")
     expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if stored.keys() != expected.keys():
         raise RunError(f"{path}: holds other parameters than the selection trains. Remove the run folder and start again.")
@@ -96,7 +107,7 @@ def load_trained(path: Path, model: torch.nn.Module) -> None:
 
 def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
     """Put optimiser moments and learning rate schedule back."""
-    tensors = load_file(path / "optimizer.safetensors")
+    tensors = _tensors(path / "optimizer.safetensors")
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
@@ -111,7 +122,7 @@ def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
 
 def load_random_state(path: Path) -> None:
     """Put torch's random state back, which dropout uses."""
-    stored = load_file(path / "random.safetensors")
+    stored = _tensors(path / "random.safetensors")
     torch.random.set_rng_state(stored["cpu"])
     if "cuda" in stored and torch.cuda.is_available():
         torch.cuda.set_rng_state(stored["cuda"])

@@ -63,8 +63,6 @@ def unlearn(run: Run) -> Spent:
     """Do the training stage of an open run, or return what it cost if it is done."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError("unlearning in several processes (WORLD_SIZE above 1) is not supported yet. Start it without torchrun.")
-    if run.stage_done("unlearn") and run.model_folder.is_dir():
-        return Spent(**run.stage("unlearn")["spent"])
     recipe = run.recipe
     assert recipe.train is not None
     torch.set_num_threads(recipe.train.threads)
@@ -78,6 +76,9 @@ def unlearn(run: Run) -> Spent:
     # a hub model has no folder to hash; its commit says as much
     hashes["model"] = weights_hash(source) if Path(source).is_dir() else getattr(prepared.config, "_commit_hash", None)
     run.note_inputs(**hashes)
+    if run.stage_done("unlearn") and run.model_folder.is_dir():
+        run.progress("train", 1, 1, "done before")
+        return Spent(**run.stage("unlearn")["spent"])
     run.log("read", rows={role: len(rows.items) for role, rows in prepared.rows.items()}, overlap=prepared.overlap)
     with _seeded(recipe.seed):
         model: Any = load_model(recipe.model.path, section=recipe.model, world=recipe.world)
