@@ -83,7 +83,7 @@ def test_plain_text_is_one_row_a_line_by_its_ending_or_on_request(tmp_path):
 
 def test_a_first_line_that_is_no_json_is_an_error_not_plain_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('# made by x\n{"text": "x"}\n')
-    with pytest.raises(DataError, match=r"a\.jsonl line 1: not valid JSON"):
+    with pytest.raises(DataError, match=r"a\.jsonl line 1: not valid JSON.*set format: text"):
         rows_of(tmp_path / "a.jsonl")
 
 

@@ -90,7 +90,8 @@ def _parsed(text: str, where: str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         place = where if error.lineno == 1 else f"{where.rsplit(' line', 1)[0]} line {error.lineno}"
-        raise DataError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error
+        hint = "" if text.lstrip()[:1] in ("{", "[") else ". For a file of plain text, a row a line, set format: text"
+        raise DataError(f"{place}: not valid JSON ({error.msg} at column {error.colno}){hint}") from error
     except (UnicodeEncodeError, RecursionError, ValueError) as error:
         raise DataError(f"{where}: JSON that cannot be used ({type(error).__name__}: {error!s:.80})") from error
     return value
