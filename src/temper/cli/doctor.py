@@ -11,13 +11,7 @@ from temper.cli.console import DebugFlag, JsonFlag, emit, verb
 
 __all__ = ["doctor"]
 
-_EXTRAS = {
-    "ray": ["ray"],
-    "trackers": ["tensorboard", "trackio"],
-    "quant": ["bitsandbytes"],
-    "eval": ["lm_eval"],
-    "docs": ["mkdocs"],
-}
+_EXTRAS = {"dev": ["hypothesis", "mypy", "pytest", "ruff"], "docs": ["mkdocs", "material"]}
 
 
 def _examined() -> dict[str, Any]:
