@@ -3,7 +3,7 @@ import torch
 
 from temper.errors import ModelError
 from temper.models.selection import SelectLayers
-from temper.models.trunk import FrozenBranch, capture_hidden, check_layer, run_trunk
+from temper.models.trunk import FrozenBranch, capture_hidden, check_layer, freeze_above, run_trunk
 
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 2, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
@@ -67,6 +67,19 @@ def test_the_frozen_branch_gives_the_hidden_states_from_before_training(make_lla
     moved, entry = run_trunk(model, 2, IDS, MASK, entry_of=branch.first)
     assert not torch.allclose(moved, before, atol=1e-3)
     assert torch.equal(branch.hidden(IDS, MASK, entry, slice(0, 2)), before)
+
+
+def test_what_the_block_cannot_depend_on_is_frozen(make_llama):
+    model = make_llama(layers=3)
+    freeze_above(model, 1)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all(name.startswith(("model.embed_tokens", "model.layers.0.", "model.layers.1.")) for name in trained)
+
+
+def test_a_head_that_is_the_embedding_stays_trainable(make_llama):
+    model = make_llama(layers=2, tie=True)
+    freeze_above(model, 0)
+    assert model.model.embed_tokens.weight.requires_grad and not model.model.norm.weight.requires_grad
 
 
 def test_the_frozen_branch_gives_single_rows_of_a_shared_batch(make_llama):

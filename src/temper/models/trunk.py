@@ -21,7 +21,7 @@ from temper.models.heads import inner_model
 from temper.models.original import OriginalWeights
 from temper.models.selection import decoder_layers
 
-__all__ = ["Entry", "FrozenBranch", "capture_hidden", "check_layer", "run_trunk"]
+__all__ = ["Entry", "FrozenBranch", "capture_hidden", "check_layer", "freeze_above", "run_trunk"]
 
 
 class _Stop(Exception):
@@ -135,6 +135,21 @@ def run_trunk(
         for handle in handles:
             handle.remove()
     raise ModelError(f"block {layer} of {type(inner_model(model)).__name__} was not reached by its forward pass")
+
+
+def freeze_above(model: Any, layer: int) -> None:
+    """Freeze what the output of a block cannot depend on: later blocks, the final norm, a head of its own.
+
+    Such parameters would never get a gradient; frozen, they are not counted as trained either.
+    """
+    inner = inner_model(model)
+    blocks = list(decoder_layers(model))
+    below = {id(p) for part in (*blocks[: layer + 1], inner.get_input_embeddings()) for p in part.parameters()}
+    above = {id(p) for block in blocks[layer + 1 :] for p in block.parameters()}
+    positions = {id(p) for name, p in inner.named_parameters() if "embed" in name or ".wpe" in name} - above
+    for parameter in model.parameters():
+        if id(parameter) not in below | positions:
+            parameter.requires_grad_(False)
 
 
 def _drops(model: nn.Module) -> bool:

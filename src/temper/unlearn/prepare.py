@@ -185,7 +185,7 @@ def plan(recipe: Recipe) -> Plan:
     from transformers import AutoModelForCausalLM
 
     from temper.models.selection import selection_of
-    from temper.models.trunk import check_layer
+    from temper.models.trunk import check_layer, freeze_above
     from temper.train.engine import plan_of
     from temper.train.trainer import total_steps
     from temper.unlearn.objective import Context
@@ -202,10 +202,17 @@ def plan(recipe: Recipe) -> Plan:
         recipe.seed, int(prepared.config.hidden_size), lambda layer, what: check_layer(model, layer, what), lambda *_: 1.0, {}
     )
     passes = plan_of(prepared.objective.terms(context))
+    if passes.trunk_layer is not None:
+        freeze_above(model, passes.trunk_layer)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     steps = total_steps(recipe.train, len(prepared.rows[recipe.train.anchor].items))
     copies = trained if (passes.original_logits or passes.frozen_layer is not None) and not selection.is_adapter else 0
-    megabytes = (4 * total + 4 * 3 * trained + 4 * copies) / 2**20
+    if not trained:
+        raise ModelError(
+            f"selection {selection.name}: trains nothing that the loss reads, so nothing could change. Select other weights."
+        )
+    width = 2 if recipe.model.dtype in ("bfloat16", "float16") else 4
+    megabytes = (width * total + 4 * 3 * trained + 4 * copies) / 2**20
     facts = {
         "method": prepared.objective.name,
         "parameters": total,
@@ -224,6 +231,6 @@ def plan(recipe: Recipe) -> Plan:
         *(f"data         {role}: {len(rows.items)} rows, {len(rows.dropped)} dropped" for role, rows in prepared.rows.items()),
         f"steps        {steps} x {recipe.train.batch_size * recipe.train.accumulation} rows of each role, lr {recipe.train.learning_rate:g}",
         *(f"passes       {line}" for line in passes.describe()),
-        f"memory       {megabytes:,.0f} MiB and activations",
+        f"memory       {megabytes:,.1f} MiB and activations",
     ]
     return Plan(lines, facts)

@@ -15,7 +15,7 @@ from temper.files import folder_aside
 from temper.models.heads import ScoredHead
 from temper.models.load import load_model, pad_id_of, resolve_path, weights_hash
 from temper.models.selection import selection_of
-from temper.models.trunk import check_layer, run_trunk
+from temper.models.trunk import check_layer, freeze_above, run_trunk
 from temper.recipe import Recipe
 from temper.registry import resolve
 from temper.run import Progress, Run, open_run
@@ -88,6 +88,8 @@ def unlearn(run: Run) -> Spent:
     facts: dict[str, Any] = {}
     terms = prepared.objective.terms(_context(recipe, prepared, model, facts))
     plan = plan_of(terms)
+    if plan.trunk_layer is not None:
+        freeze_above(model, plan.trunk_layer)
     references = {
         role: reference_row_nll(
             ScoredHead(model), _all_rows(prepared, role), pad_id_of(prepared.tokenizer), run.folder / "reference", run.progress
