@@ -56,6 +56,11 @@ def test_steps_and_epochs_exclude_each_other():
     assert "either steps or epochs" in line
 
 
+def test_a_warm_up_longer_than_the_run_is_refused():
+    (line,) = problems({**GOOD, "train": {"steps": 3, "warmup_steps": 1000}})
+    assert "warmup_steps = 1000 is longer than the run of 3 steps" in line
+
+
 def test_a_bare_method_name_means_its_defaults():
     recipe = from_dict({**GOOD, "method": "npo"})
     assert recipe.method.name == "npo" and recipe.method.beta == 0.1

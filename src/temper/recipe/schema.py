@@ -156,6 +156,8 @@ class TrainSection(Section):
     def _one_length(self) -> TrainSection:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs, not both and not neither")
+        if self.steps is not None and self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} is longer than the run of {self.steps} steps")
         if self.anchor not in ROLES:
             raise ValueError(f"anchor {self.anchor!r} is not a role{nearest(self.anchor, ROLES)}")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from temper import __version__
@@ -20,7 +21,7 @@ def model_card(recipe: Recipe, facts: dict[str, Any], spent: dict[str, Any]) -> 
     return f"""---
 library_name: transformers
 tags: [unlearning, temper]
-base_model: {recipe.model.path}
+base_model: {json.dumps(recipe.model.path)}
 ---
 # {recipe.name}
 
