@@ -258,7 +258,9 @@ def test_an_unlearned_run_is_judged_with_its_cost(folder):
     assert (evidence.method, evidence.cost.steps) == ("rmu", 2)
     assert evidence.models["unlearned"].path == str(run_folder / "model")
     assert evidence.models["original"].path == str(folder / "original")
-    assert evidence.cost.trained_parameters == evidence.cost.parameters == evidence.models["unlearned"].parameters
+    assert evidence.cost.parameters == evidence.models["unlearned"].parameters
+    # RMU at block 1 of a deeper model trains what lies at or below that block, and nothing else
+    assert 0 < evidence.cost.trained_parameters < evidence.cost.parameters
     assert any("answer positions" in note for note in evidence.notes)
 
 
