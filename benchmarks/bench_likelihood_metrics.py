@@ -26,8 +26,9 @@ from temper.assess.metrics.exact_memorization import exact_memorization
 from temper.assess.metrics.extraction_strength import extraction_strength
 from temper.assess.metrics.membership import loss, min_k, min_k_plus, zlib_ratio
 from temper.assess.metrics.probability import probability
-from temper.assess.records import batches, score
+from temper.assess.records import score
 from temper.data import Item
+from temper.data.batching import length_sorted
 
 LAYERS, WIDTH, VOCABULARY, ROWS, BATCH, END, PAD = 4, 96, 1379, 400, 16, 2, 0
 Values = dict[str, list[float]]
@@ -164,7 +165,7 @@ def main() -> None:
         repeats=3,
     )
     sizes = [len(item.input_ids) for item in both]
-    groups = list(batches(both, VOCABULARY))
+    groups = list(length_sorted(both, VOCABULARY))
     scored = sum(label != -100 for item in both for label in item.labels)
     block, head = 13 * WIDTH**2, VOCABULARY * WIDTH
     floor = sum(sizes) * LAYERS * block + scored * head

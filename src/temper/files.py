@@ -11,13 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from temper.errors import DataError, DiskFull
 
 __all__ = [
     "append_line",
     "cache_folder",
+    "file_aside",
     "folder_aside",
     "hash_bytes",
     "hash_file",
@@ -75,14 +76,15 @@ def _disk_full_named(path: Path) -> Iterator[None]:
         raise
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file whole: to a name aside, flushed to disk, then renamed over the target."""
+@contextlib.contextmanager
+def file_aside(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to fill; when the block ends well it is flushed and renamed over ``path``, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _disk_full_named(path):
         descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-                handle.write(text)
+            with os.fdopen(descriptor, "wb") as handle:
+                yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
             os.chmod(aside, 0o644)  # mkstemp makes files private; results are meant to be shared
@@ -91,6 +93,12 @@ def write_text(path: Path, text: str) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 Path(aside).unlink()
             raise
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole."""
+    with file_aside(path) as handle:
+        handle.write(text.encode())
     return path
 
 

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 
-from temper.assess import packs
 from temper.assess.packs import Pack, items_hash, pack_key, pack_path, read_pack, write_pack
 from temper.errors import DataError
 from tests.assess.builders import item, record
@@ -65,7 +64,7 @@ def test_a_write_that_fails_leaves_the_old_pack_and_nothing_else(tmp_path, monke
     def fail(*_):
         raise OSError("gone")
 
-    monkeypatch.setattr(packs.os, "fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="gone"):
         write_pack(path, Pack("k9", 1, [], []))
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["p.parquet"]

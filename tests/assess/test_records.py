@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from temper.assess import records
 from temper.assess.records import moments, score
-from temper.data import Item
+from temper.data import Item, batching
 
 
 def make_items(lengths, vocabulary=64):
@@ -50,7 +49,7 @@ def test_records_equal_full_logits_one_row_at_a_time(make_llama):
 def test_records_do_not_depend_on_how_rows_are_batched(make_llama, monkeypatch):
     model = make_llama()
     together = score(model, ITEMS, pad_id=0, eos_id=2)
-    monkeypatch.setattr(records, "TOKENS_A_BATCH", 1)
+    monkeypatch.setattr(batching, "TOKENS_A_BATCH", 1)
     alone = score(model, ITEMS, pad_id=0, eos_id=2)
     for one, other in zip(together, alone, strict=True):
         same(one, other)
@@ -63,9 +62,9 @@ def test_what_fills_does_not_matter(make_llama):
 
 
 def test_batches_hold_every_row_once_within_the_budgets(monkeypatch):
-    monkeypatch.setattr(records, "TOKENS_A_BATCH", 40)
-    monkeypatch.setattr(records, "LOGITS_A_BATCH", 64 * 14)
-    groups = list(records.batches(ITEMS, 64))
+    monkeypatch.setattr(batching, "TOKENS_A_BATCH", 40)
+    monkeypatch.setattr(batching, "LOGITS_A_BATCH", 64 * 14)
+    groups = list(batching.length_sorted(ITEMS, 64))
     assert sorted(place for group in groups for place in group) == list(range(len(ITEMS)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(len(ITEMS[place].input_ids) for place in group) <= 40
@@ -73,8 +72,8 @@ def test_batches_hold_every_row_once_within_the_budgets(monkeypatch):
 
 
 def test_rows_of_like_length_go_together(monkeypatch):
-    monkeypatch.setattr(records, "TOKENS_A_BATCH", 40)
-    lengths = [[len(ITEMS[place].input_ids) for place in group] for group in records.batches(ITEMS, 64)]
+    monkeypatch.setattr(batching, "TOKENS_A_BATCH", 40)
+    lengths = [[len(ITEMS[place].input_ids) for place in group] for group in batching.length_sorted(ITEMS, 64)]
     assert [length for group in lengths for length in group] == sorted(len(item.input_ids) for item in ITEMS)
 
 

@@ -7,11 +7,8 @@ One row an item: id, the arrays of its record, its continuation. A pack that can
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,7 @@ import numpy as np
 
 from temper.assess.records import Record
 from temper.errors import DataError
-from temper.files import cache_folder, hash_json
+from temper.files import cache_folder, file_aside, hash_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,22 +93,11 @@ def pack_path(key: str) -> Path:
 
 
 def write_table(path: Path, table: pa.Table) -> Path:
-    """Write a Parquet file whole: to a name aside, flushed to disk, then renamed over the target."""
+    """Write a Parquet file whole."""
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            pq.write_table(table, handle, compression="zstd")
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(aside).unlink()
-        raise
+    with file_aside(path) as handle:
+        pq.write_table(table, handle, compression="zstd")
     return path
 
 

@@ -20,7 +20,7 @@ these few numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,17 +28,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from temper.data.batching import length_sorted
 from temper.data.padding import pad_items
 from temper.models.heads import ScoredHead
 
 if TYPE_CHECKING:
     from temper.data import Item
 
-__all__ = ["Record", "batches", "score"]
-
-TOKENS_A_BATCH: Final = 4096
-LOGITS_A_BATCH: Final = 32_000_000
-"""Numbers in the table of logits of one batch, 128 MB in float32; only a row that is larger alone exceeds it."""
+__all__ = ["Record", "score"]
 
 _ROWS_AT_A_TIME: Final = 128
 """Positions whose moments are taken together: their table stays in the processor's cache, 2.4 times faster than all at once."""
@@ -72,29 +69,6 @@ class Record:
         return not (np.isfinite(self.logp).all() and np.isfinite(self.mu).all() and np.isfinite(self.var).all())
 
 
-def batches(items: Sequence[Item], vocabulary: int) -> Iterator[list[int]]:
-    """Yield the places of items that go through the model together: of like length, within the budgets.
-
-    Args:
-        items: The items.
-        vocabulary: Number of tokens that have a logit.
-    """
-    order = sorted(range(len(items)), key=lambda index: len(items[index].input_ids))
-    batch: list[int] = []
-    scored = 0
-    for index in order:
-        length = len(items[index].input_ids)
-        wanted = sum(label != -100 for label in items[index].labels)
-        too_wide = (len(batch) + 1) * length > TOKENS_A_BATCH
-        if batch and (too_wide or (scored + wanted) * vocabulary > LOGITS_A_BATCH):
-            yield batch
-            batch, scored = [], 0
-        batch.append(index)
-        scored += wanted
-    if batch:
-        yield batch
-
-
 def score(
     model: Any,
     items: Sequence[Item],
@@ -119,8 +93,7 @@ def score(
     try:
         with torch.inference_mode():
             head = ScoredHead(model)
-            vocabulary = int(model.config.get_text_config().vocab_size)
-            for rows in batches(items, vocabulary):
+            for rows in length_sorted(items, head.vocabulary):
                 chosen = [items[index] for index in rows]
                 for index, record in zip(rows, _score_batch(head, chosen, pad_id, eos_id), strict=True):
                     records[index] = record

@@ -31,11 +31,6 @@ def unlearn(
     from temper.recipe import load
 
     recipe = load(path, overrides or [])
-    if recipe.evaluate is not None:
-        from temper import assess
-
-        if not dry_run:
-            assess.check(recipe)  # a fault in the evaluation must not show only after the training
     if dry_run:
         from temper.unlearn.prepare import plan
 
@@ -45,6 +40,8 @@ def unlearn(
     from temper import assess, report
     from temper import unlearn as room
 
+    if recipe.evaluate is not None:
+        assess.check(recipe)  # a fault in the evaluation must not show only after the training
     with shown_progress() as progress:
         folder = room.run(recipe, out, progress=progress)
         evidence = assess.run(folder, progress=progress) if recipe.evaluate is not None else None

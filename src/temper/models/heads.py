@@ -46,6 +46,11 @@ class ScoredHead:
         """Return where the model lies."""
         return torch.device(next(iter(self._model.parameters())).device)
 
+    @property
+    def vocabulary(self) -> int:
+        """Return how many tokens have a logit."""
+        return int(inner_model(self._model).config.get_text_config().vocab_size)
+
     @torch.no_grad()
     def _head_is_enough(self) -> bool:
         inner = inner_model(self._model)

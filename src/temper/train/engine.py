@@ -22,7 +22,7 @@ from temper.models.heads import ScoredHead, inner_model
 from temper.models.original import OriginalWeights
 from temper.models.selection import decoder_layers
 from temper.models.trunk import Entry, FrozenBranch, capture_hidden, run_trunk
-from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, Unit, followed_BL, labelled_BL, predicting_BL
+from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, Unit, followed_BL, labelled_BL, predicting_BL, token_nll_BL
 
 __all__ = ["Counts", "Engine", "Plan", "count_units", "plan_of"]
 
@@ -241,7 +241,7 @@ class Engine(nn.Module):
             if "log_probs" in plan.roles[role]:
                 outputs[role].log_probs = part_NV
             if "token_nll" in plan.roles[role]:
-                outputs[role].token_nll = _token_nll(batch, here_BL, part_NV)
+                outputs[role].token_nll = token_nll_BL(batch, here_BL, part_NV)
 
 
 def _widened(tensor_BL: torch.Tensor, length: int) -> torch.Tensor:
@@ -256,14 +256,3 @@ def _positions(needs: frozenset[str], batch: Batch) -> torch.Tensor:
     if "token_nll" in needs:
         return predicting_BL(batch)
     return torch.zeros_like(batch.labels, dtype=torch.bool)
-
-
-def _token_nll(batch: Batch, computed_BL: torch.Tensor, log_probs_NV: torch.Tensor) -> torch.Tensor:
-    """Return -log p of each labelled token at its own position, 0 elsewhere, shape (B, L)."""
-    next_BL = torch.zeros_like(batch.labels)
-    next_BL[:, :-1] = batch.labels[:, 1:].clamp(min=0)
-    chosen_N = log_probs_NV.gather(1, next_BL[computed_BL].unsqueeze(1)).squeeze(1)
-    spread_BL = torch.zeros(batch.labels.shape, dtype=log_probs_NV.dtype, device=log_probs_NV.device)
-    spread_BL = spread_BL.masked_scatter(computed_BL, -chosen_N)
-    spread_BL = spread_BL * predicting_BL(batch)
-    return nn.functional.pad(spread_BL[:, :-1], (1, 0))

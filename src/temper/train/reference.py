@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from temper.data import Item
+from temper.data.batching import length_sorted
+from temper.data.padding import pad_items
 from temper.files import folder_aside, hash_json
 from temper.run import Progress
+from temper.train.losses.term import Batch, predicting_BL, token_nll_BL
 
 if TYPE_CHECKING:
     from temper.models.heads import ScoredHead
 
 __all__ = ["reference_row_nll"]
-
-_TOKENS_A_BATCH = 8192
 
 
 def reference_row_nll(
@@ -43,36 +44,21 @@ def reference_row_nll(
         kept: torch.Tensor = load_file(stored / "row_nll.safetensors")["row_nll"]
         return kept
     result = torch.zeros(len(items))
-    order = sorted(range(len(items)), key=lambda index: len(items[index].input_ids))
     done = 0
     with torch.no_grad():
-        while done < len(order):
-            batch = [order[done]]
-            while (
-                done + len(batch) < len(order)
-                and len(items[order[done + len(batch)]].input_ids) * (len(batch) + 1) <= _TOKENS_A_BATCH
-            ):
-                batch.append(order[done + len(batch)])
-            result[batch] = _row_nll(head, [items[index] for index in batch], pad_id)
-            done += len(batch)
+        for rows in length_sorted(items, head.vocabulary):
+            result[rows] = _row_nll(head, [items[index] for index in rows], pad_id)
+            done += len(rows)
             if progress is not None:
-                progress("reference", done, len(order), "")
+                progress("reference", done, len(items), "")
     with folder_aside(stored) as aside:
         save_file({"row_nll": result}, aside / "row_nll.safetensors")
     return result
 
 
 def _row_nll(head: ScoredHead, items: Sequence[Item], pad_id: int) -> torch.Tensor:
-    length = max(len(item.input_ids) for item in items)
-    ids_BL = torch.tensor([[*item.input_ids, *[pad_id] * (length - len(item.input_ids))] for item in items])
-    mask_BL = torch.tensor([[1] * len(item.input_ids) + [0] * (length - len(item.input_ids)) for item in items])
-    labels_BL = torch.tensor([[*item.labels, *[-100] * (length - len(item.labels))] for item in items])
-    next_BL = torch.full_like(labels_BL, -100)
-    next_BL[:, :-1] = labels_BL[:, 1:]
-    wanted_BL = next_BL != -100
-    device = head.device
-    log_probs_NV = head.log_probs(ids_BL.to(device), mask_BL.to(device), wanted_BL.to(device))
-    chosen_N = log_probs_NV.gather(1, next_BL[wanted_BL].unsqueeze(1).to(device)).squeeze(1).cpu()
-    spread_BL = torch.zeros(labels_BL.shape)
-    spread_BL[wanted_BL] = -chosen_N
-    return spread_BL.sum(dim=1)
+    padded = {name: tensor.to(head.device) for name, tensor in pad_items(items, pad_id).items()}
+    batch = Batch(**padded, index=torch.arange(len(items)))
+    wanted_BL = predicting_BL(batch)
+    log_probs_NV = head.log_probs(batch.input_ids, batch.attention_mask, wanted_BL)
+    return token_nll_BL(batch, wanted_BL, log_probs_NV).sum(dim=1).cpu()

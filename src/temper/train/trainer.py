@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,7 +286,6 @@ def train_roles(
     schedule: Schedule,
     settings: TrainSection,
     pad_id: int,
-    stop: Sequence[TrainerCallback] = (),
 ) -> Spent:
     """Train and return what it used; resumes from the newest checkpoint of the run folder.
 
@@ -299,7 +298,6 @@ def train_roles(
         schedule: Which terms act.
         settings: The train section of the recipe.
         pad_id: The id that fills.
-        stop: Callbacks that may end training early.
 
     Raises:
         RunError: The loss is not finite.
@@ -319,7 +317,6 @@ def train_roles(
         args=arguments,
         train_dataset=dataset,
         data_collator=collator(rows, pad_id),
-        callbacks=list(stop),
     )
     trainer.add_callback(_Follow(run, trainer))
     newest = checkpoint.latest(folder)

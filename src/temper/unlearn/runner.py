@@ -27,11 +27,10 @@ from temper.unlearn.objective import Context
 from temper.unlearn.prepare import Prepared, objective_of, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torch import nn
 
-    from temper.data import Item
 
 __all__ = ["run", "unlearn"]
 
@@ -92,7 +91,7 @@ def unlearn(run: Run) -> Spent:
         freeze_above(model, plan.trunk_layer)
     references = {
         role: reference_row_nll(
-            ScoredHead(model), _all_rows(prepared, role), pad_id_of(prepared.tokenizer), run.folder / "reference", run.progress
+            ScoredHead(model), prepared.rows[role].items, pad_id_of(prepared.tokenizer), run.folder / "reference", run.progress
         )
         for role in plan.reference_rows
     }
@@ -138,10 +137,6 @@ def _refuse_half_precision(model: Any, recipe: Recipe) -> None:
             f"model.dtype = {recipe.model.dtype}: the weights would be trained in {halves.pop()}, where most small steps round to nothing. Set "
             "model.dtype=float32, or train an adapter (selection={lora: {rank: 8}})."
         )
-
-
-def _all_rows(prepared: Prepared, role: str) -> Sequence[Item]:
-    return prepared.rows[role].items
 
 
 @contextlib.contextmanager

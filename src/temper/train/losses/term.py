@@ -14,7 +14,18 @@ from typing import ClassVar, Literal
 
 import torch
 
-__all__ = ["Batch", "Cache", "LossTerm", "Outputs", "TermValue", "Unit", "labelled_BL", "predicting_BL"]
+__all__ = [
+    "Batch",
+    "Cache",
+    "LossTerm",
+    "Outputs",
+    "TermValue",
+    "Unit",
+    "followed_BL",
+    "labelled_BL",
+    "predicting_BL",
+    "token_nll_BL",
+]
 
 Unit = Literal["rows", "tokens", "positions"]
 """rows; labelled tokens; tokens that are not padding and have a successor in their row."""
@@ -54,6 +65,17 @@ def followed_BL(batch: Batch) -> torch.Tensor:
     mask = torch.zeros_like(batch.labels, dtype=torch.bool)
     mask[:, :-1] = batch.attention_mask[:, 1:] == 1
     return mask
+
+
+def token_nll_BL(batch: Batch, computed_BL: torch.Tensor, log_probs_NV: torch.Tensor) -> torch.Tensor:
+    """Return -log p of each labelled token at its own position, 0 elsewhere, shape (B, L)."""
+    next_BL = torch.zeros_like(batch.labels)
+    next_BL[:, :-1] = batch.labels[:, 1:].clamp(min=0)
+    chosen_N = log_probs_NV.gather(1, next_BL[computed_BL].unsqueeze(1)).squeeze(1)
+    spread_BL = torch.zeros(batch.labels.shape, dtype=log_probs_NV.dtype, device=log_probs_NV.device)
+    spread_BL = spread_BL.masked_scatter(computed_BL, -chosen_N)
+    spread_BL = spread_BL * predicting_BL(batch)
+    return torch.nn.functional.pad(spread_BL[:, :-1], (1, 0))
 
 
 @dataclass
