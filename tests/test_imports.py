@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "temper"
 
 # from the top; rooms on one line may not import each other
 LAYERS = [
+    ["__main__"],
     ["cli"],
     ["report"],
     ["assess"],
@@ -26,6 +27,7 @@ LAYERS = [
     ["recipe"],
     ["registry"],
     ["files"],
+    ["processes"],
     ["draws"],
     ["errors"],
 ]

@@ -16,20 +16,45 @@ from temper.errors import InputError, nearest
 __all__ = ["SYSTEMS", "System", "names", "resolve"]
 
 _TABLE: Final[dict[str, dict[str, str]]] = {
+    "alternatives": {
+        "column": "temper.unlearn.alternatives.column:Column",
+        "generate": "temper.unlearn.alternatives.generate:Generate",
+        "refusals": "temper.unlearn.alternatives.refusals:Refusals",
+    },
     "objective": {
+        "altpo": "temper.unlearn.altpo:AltPO",
+        "ceu": "temper.unlearn.ceu:CEU",
+        "dpo": "temper.unlearn.dpo:DPO",
         "ga": "temper.unlearn.ga:GradientAscent",
         "graddiff": "temper.unlearn.graddiff:GradDiff",
         "klmin": "temper.unlearn.klmin:KLMin",
+        "logit_offset": "temper.unlearn.logit_offset:LogitOffset",
+        "me": "temper.unlearn.me:MaximumEntropy",
         "npo": "temper.unlearn.npo:NPO",
+        "pdu": "temper.unlearn.pdu:PDU",
         "po": "temper.unlearn.po:PreferenceOptimization",
         "rmu": "temper.unlearn.rmu:RMU",
+        "satimp": "temper.unlearn.satimp:SatImp",
         "simnpo": "temper.unlearn.simnpo:SimNPO",
+        "task_vector": "temper.unlearn.task_vector:TaskVector",
+        "undial": "temper.unlearn.undial:UNDIAL",
+        "wga": "temper.unlearn.wga:WGA",
     },
     "selection": {
         "all": "temper.models.selection:SelectAll",
         "layers": "temper.models.selection:SelectLayers",
         "lora": "temper.models.selection:SelectLora",
+        "mask": "temper.models.selection:SelectMaskFile",
+        "modules": "temper.models.selection:SelectModules",
         "pattern": "temper.models.selection:SelectPattern",
+        "rows": "temper.models.selection:SelectRows",
+    },
+    "smoother": {
+        "cr": "temper.train.smoothers.cr:CR",
+        "gp": "temper.train.smoothers.gp:GP",
+        "rs": "temper.train.smoothers.rs:RS",
+        "sam": "temper.train.smoothers.sam:SAM",
+        "wa": "temper.train.smoothers.wa:WA",
     },
     "schedule": {"sum": "temper.train.schedule:SumSchedule"},
     "metric": {

@@ -26,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from temper import __version__
+from temper import __version__, processes
 from temper.errors import DataError, InputError, RecipeError, RunLocked
 from temper.files import append_line, read_json, write_json, write_text
 from temper.recipe import Recipe, dump, load, recipe_hash
@@ -83,6 +83,8 @@ class Run:
     """
 
     def __init__(self, folder: Path, recipe: Recipe, manifest: dict[str, Any], progress: Progress | None) -> None:
+        # of several processes the first one writes; the others keep the same notes in memory
+        self._writes = processes.is_first()
         self.folder = folder
         self.recipe = recipe
         self._manifest = manifest
@@ -100,12 +102,13 @@ class Run:
 
     def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Tell whoever watches that `done` of `total` of a stage is finished."""
-        if self._progress is not None:
+        if self._progress is not None and self._writes:
             self._progress(stage, done, total, note)
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one event to log.jsonl."""
-        append_line(self.folder / "log.jsonl", {"time": round(time.time(), 3), "event": event, **facts})
+        if self._writes:
+            append_line(self.folder / "log.jsonl", {"time": round(time.time(), 3), "event": event, **facts})
 
     def stage_done(self, name: str) -> bool:
         """Return whether a stage has finished in this or an earlier process."""
@@ -139,7 +142,8 @@ class Run:
             self._write()
 
     def _write(self) -> None:
-        write_json(self.folder / "manifest.json", self._manifest)
+        if self._writes:
+            write_json(self.folder / "manifest.json", self._manifest)
 
 
 @contextlib.contextmanager
@@ -223,6 +227,11 @@ def open_run(recipe: Recipe, output: Path | None = None, *, progress: Progress |
         InputError: The folder holds a run of another recipe, or is not a run folder.
     """
     folder = output or Path(recipe.output or f"runs/{recipe.name}")
+    if not processes.is_first():
+        processes.wait()  # until the first process has opened the folder; if it cannot, torchrun ends this one too
+        manifest = read_json(folder / "manifest.json")
+        yield Run(folder, recipe, manifest, None)
+        return
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file. Give a folder as output.")
     if folder.is_dir() and not (folder / "manifest.json").exists():
@@ -250,4 +259,5 @@ def open_run(recipe: Recipe, output: Path | None = None, *, progress: Progress |
             write_json(manifest_path, manifest)
         elif load(folder / "recipe.yaml") != recipe:
             write_text(folder / "recipe.yaml", dump(recipe))  # another title or output: the same run
+        processes.wait()
         yield Run(folder, recipe, manifest, progress)

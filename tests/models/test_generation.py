@@ -1,10 +1,13 @@
 import copy
+from collections import Counter
 from itertools import pairwise
 
 import pytest
 import torch
+from scipy.stats import chi2
 
-from temper.models.generation import cut_at_end, generate, prompt_ids
+from temper.errors import InputError
+from temper.models.generation import cut_at_end, cut_at_stop, generate, prompt_ids, sample
 from tests.data.tokenizers import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -125,3 +128,125 @@ def test_the_mode_of_the_model_is_put_back(model):
 def test_padding_and_what_follows_the_end_are_cut():
     assert cut_at_end([5, 0, 6, 2, 7], frozenset({2}), 0) == [5, 6]
     assert cut_at_end([5, 0], frozenset(), None) == [5, 0]
+
+
+def drawn(model, prompts, **changes):
+    settings = {"samples": 3, "temperature": 1.0, "max_new_tokens": 8, "batch_size": 4, "seed": 0, **changes}
+    return sample(model, TOKENIZER, prompts, **settings)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_first_drawn_token_has_the_distribution_of_the_model(model, temperature):
+    count = 4000
+    found = Counter(
+        drawn(model, ["Where was Ada born?"], samples=count, temperature=temperature, max_new_tokens=1, batch_size=500)[0]
+    )
+    ids = TOKENIZER("Where was Ada born?")["input_ids"]
+    with torch.no_grad():
+        p_V = torch.softmax(model(input_ids=torch.tensor([ids])).logits[0, -1].double() / temperature, dim=-1)
+    expected = Counter()  # tokens that read alike are one outcome
+    for token, p in enumerate(p_V.tolist()):
+        expected[TOKENIZER.decode(cut_at_end([token], frozenset({2}), 0))] += count * p
+    assert set(found) <= set(expected)
+    common = [text for text in expected if expected[text] >= 5]
+    pairs = [(found[text], expected[text]) for text in common]
+    pairs.append((count - sum(seen for seen, _ in pairs), count - sum(wanted for _, wanted in pairs)))
+    statistic = sum((seen - wanted) ** 2 / wanted for seen, wanted in pairs)
+    assert len(common) > 10 and statistic < chi2.ppf(0.999, len(pairs) - 1)
+
+
+def test_later_tokens_are_drawn_anew(make_llama):
+    flat = make_llama(vocab=len(TOKENIZER), layers=1)
+    with torch.no_grad():
+        flat.lm_head.weight.zero_()
+    texts = drawn(flat, ["In"], samples=50, max_new_tokens=2, batch_size=50)[0]
+    whole = [text for text in texts if text and "\ufffd" not in text]
+    twice = [text for text in whole if text[: len(text) // 2] * 2 == text]
+    assert len(whole) > 10 and len(twice) <= 1  # with the noise of the first step again, every token would come twice
+
+
+def test_samples_do_not_depend_on_the_size_of_the_batch(model):
+    found = [drawn(model, PROMPTS, batch_size=size) for size in (1, 4, 64)]
+    assert found[0] == found[1] == found[2]
+
+
+def test_samples_do_not_depend_on_the_order_of_the_prompts_or_on_what_else_is_asked(model):
+    whole = drawn(model, PROMPTS)
+    assert drawn(model, PROMPTS[::-1]) == whole[::-1]
+    assert drawn(model, PROMPTS[2:3]) == whole[2:3]
+
+
+def test_more_samples_go_on_where_fewer_stopped(model):
+    assert [texts[:3] for texts in drawn(model, PROMPTS, samples=5)] == drawn(model, PROMPTS)
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_seed_others(model):
+    assert drawn(model, PROMPTS) == drawn(model, PROMPTS) != drawn(model, PROMPTS, seed=1)
+
+
+def test_sampling_neither_reads_nor_moves_the_global_generator(model):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    drawn(model, PROMPTS[:1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_samples_of_one_prompt_differ_and_a_prompt_asked_twice_gets_new_ones(model):
+    first, second = drawn(model, ["In", "In"])
+    assert len({*first, *second}) == 6
+
+
+def test_a_very_low_temperature_decodes_greedily(model):
+    greedy = generate(model, TOKENIZER, PROMPTS, max_new_tokens=8, batch_size=3)
+    assert drawn(model, PROMPTS, samples=1, temperature=1e-6) == [[reply] for reply in greedy]
+
+
+def test_a_sample_ends_at_its_end_token(model):
+    word = TOKENIZER.convert_tokens_to_ids("e")
+    speaking(model, [word, 2, word + 1], after=TOKENIZER("Ada?")["input_ids"][-1])
+    assert drawn(model, ["Ada?"], temperature=1e-3) == [["e", "e", "e"]]
+
+
+def test_a_sample_is_cut_before_the_first_stop_text(model):
+    letters = [TOKENIZER.convert_tokens_to_ids(letter) for letter in "etaoin"]
+    speaking(model, letters, after=TOKENIZER("Ada?")["input_ids"][-1])
+    assert drawn(model, ["Ada?"], samples=1, temperature=1e-3, max_new_tokens=6, stop=["oi", "ao"]) == [["et"]]
+
+
+def test_stop_texts_save_steps_and_change_nothing_before_them(model):
+    steps = []
+    handle = model.register_forward_pre_hook(lambda m, a: steps.append(1))
+    free = drawn(model, ["In"], samples=1, max_new_tokens=40)[0][0]
+    without = len(steps)
+    stop = free[len(free) // 3 : len(free) // 3 + 4]
+    assert drawn(model, ["In"], samples=1, max_new_tokens=40, stop=[stop]) == [[free[: free.index(stop)]]]
+    handle.remove()
+    assert len(steps) - without < without
+
+
+def test_samples_with_stop_texts_do_not_depend_on_the_batch(model):
+    found = [drawn(model, PROMPTS, batch_size=size, max_new_tokens=16, stop=["e", "a"]) for size in (1, 64)]
+    assert found[0] == found[1] and not any("e" in text or "a" in text for texts in found[0] for text in texts)
+
+
+def test_no_prompts_give_no_samples(model):
+    assert drawn(model, []) == []
+
+
+def test_the_first_stop_text_counts_whatever_their_order():
+    assert cut_at_stop("a Q: b Question: c", ["Question:", "Q:"]) == "a "
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"samples": 0}, "samples = 0"),
+        ({"temperature": 0.0}, "temperature = 0.0"),
+        ({"temperature": float("inf")}, "temperature = inf"),
+        ({"stop": [""]}, "stop = "),
+        ({"stop": "Q:"}, "list of texts"),
+    ],
+)
+def test_settings_of_sampling_that_cannot_be_are_refused(model, changes, said):
+    with pytest.raises(InputError, match=said):
+        drawn(model, PROMPTS, **changes)

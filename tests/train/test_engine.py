@@ -6,14 +6,23 @@ from temper.errors import ModelError
 from temper.models.selection import SelectLayers, SelectLora
 from temper.train.engine import Engine, count_units, plan_of
 from temper.train.losses.activation import Anchor, Steer
+from temper.train.losses.ceu import CrossEntropyUnlearning
+from temper.train.losses.dpo import DPO
+from temper.train.losses.entropy import UniformKL
 from temper.train.losses.kl import KL
+from temper.train.losses.margin import Margin
 from temper.train.losses.nll import NLL
 from temper.train.losses.npo import NPO
+from temper.train.losses.preservation import AnswerPreservation
+from temper.train.losses.saturation import WGA, SatImp
 from temper.train.losses.simnpo import SimNPO
-from temper.train.losses.term import Batch
+from temper.train.losses.undial import Undial
+from temper.train.reference import RoleReference
 from tests.train.batches import FORGET, RETAIN, rows
 
 CONTROL = torch.full((32,), 0.5)
+OTHER = [[1, 5, 40, 41, 2], [1, 8, 42, 43, 44, 2], [1, 10, 45, 2], [1, 14, 46, 47, 2]]
+SEQUENCES = {"forget": FORGET, "retain": RETAIN, "forget.alternative": OTHER, "retain.alternative": OTHER}
 NPO_TERMS = (NPO("forget", beta=0.5), NLL("retain", 2.0))
 RMU_TERMS = (Steer("forget", layer=1, control_D=CONTROL, mask="nonpad"), Anchor("retain", 3.0, layer=1))
 OBJECTIVES = {
@@ -23,16 +32,34 @@ OBJECTIVES = {
     "npo": NPO_TERMS,
     "simnpo": (SimNPO("forget", beta=2.0), NLL("retain")),
     "rmu": RMU_TERMS,
+    "adaptive rmu": (Steer("forget", layer=1, control_D=CONTROL, mask="answer", factor=2.0), Anchor("retain", layer=0)),
+    "dpo": (DPO("forget", beta=0.5), NLL("retain")),
+    "ap": (UniformKL("forget"), AnswerPreservation("retain", beta=0.5)),
+    "undial": (Undial("forget", beta=3.0), NLL("retain")),
+    "ceu": (CrossEntropyUnlearning("forget"), KL("retain", mask="labelled")),
+    "wga": (WGA("forget", beta=1.0), NLL("retain")),
+    "satimp": (SatImp("forget"), Anchor("retain", layer=1)),
+    "pdu": (Margin("forget"), NLL("retain", 2.0)),
 }
 
 
-def counts(batches):
-    return {role: count_units(Batch(**tensors)) for role, tensors in batches.items()}
+def both(pad_to=None):
+    """Return rows of both roles with other responses to each."""
+    return {
+        "forget": rows(FORGET, pad_to=pad_to),
+        "retain": rows(RETAIN, pad_to=pad_to),
+        "forget.alternative": rows(OTHER, pad_to=pad_to),
+        "retain.alternative": rows(OTHER, pad_to=pad_to),
+    }
+
+
+def counts(batches, terms):
+    return count_units(terms, batches)
 
 
 def reference(model, batches):
-    """Sequence sums of the forget rows by a plain full forward."""
-    return {"forget": row_nll(model, batches["forget"]).detach()}
+    """Sequence sums of the rows by a plain full forward."""
+    return {role: RoleReference(row_nll=row_nll(model, tensors).detach()) for role, tensors in batches.items()}
 
 
 def row_nll(model, tensors):
@@ -45,7 +72,7 @@ def row_nll(model, tensors):
 def loss_and_gradients(model, terms, batches, references=None, engine=None, of=None):
     engine = engine or Engine(model, terms, references)
     model.zero_grad()
-    result = engine(batches, of or counts(batches), range(len(terms)))
+    result = engine(batches, of or counts(batches, terms), range(len(terms)))
     result["loss"].backward()
     return result["loss"].detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
@@ -102,7 +129,7 @@ def test_rmu_on_the_trunk_equals_two_full_models(make_llama):
 def test_four_micro_batches_of_one_equal_one_of_four(make_llama, name):
     terms = OBJECTIVES[name]
     model = make_llama(layers=3)
-    whole = {"forget": rows(FORGET), "retain": rows(RETAIN)}
+    whole = both()
     engine = Engine(model, terms, reference(model, whole))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -111,10 +138,10 @@ def test_four_micro_batches_of_one_equal_one_of_four(make_llama, name):
     model.zero_grad()
     parts = 0.0
     for n in range(4):
-        one = {"forget": rows([FORGET[n]]), "retain": rows([RETAIN[n]])}
+        one = {role: rows([sequences[n]]) for role, sequences in SEQUENCES.items()}
         for tensors in one.values():
             tensors["index"] = torch.tensor([n])
-        result = engine(one, counts(whole), range(len(terms)))
+        result = engine(one, counts(whole, terms), range(len(terms)))
         result["loss"].backward()
         parts += result["loss"].detach()
     torch.testing.assert_close(loss, parts, rtol=1e-5, atol=1e-6)
@@ -126,8 +153,7 @@ def test_four_micro_batches_of_one_equal_one_of_four(make_llama, name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_extra_padding_changes_nothing(make_llama, name):
     model = make_llama(layers=3)
-    narrow = {"forget": rows(FORGET), "retain": rows(RETAIN)}
-    wide = {"forget": rows(FORGET, pad_to=11), "retain": rows(RETAIN, pad_to=9)}
+    narrow, wide = both(), both(pad_to=11)
     references = reference(model, narrow)
     first, _ = loss_and_gradients(model, OBJECTIVES[name], narrow, references)
     second, _ = loss_and_gradients(model, OBJECTIVES[name], wide, references)
@@ -141,7 +167,7 @@ def test_roles_of_like_length_share_one_forward(make_llama):
     batches = {"forget": rows(FORGET), "retain": rows(RETAIN)}
     engine = Engine(model, OBJECTIVES["graddiff"])
     forwards.clear()
-    engine(batches, counts(batches), range(2))
+    engine(batches, counts(batches, engine.terms), range(2))
     assert len(forwards) == 1
 
 
@@ -153,7 +179,7 @@ def test_roles_of_unlike_length_run_apart_with_the_same_loss(make_llama):
     model.model.embed_tokens.register_forward_hook(lambda *_: forwards.append(1))
     engine = Engine(model, OBJECTIVES["graddiff"])
     forwards.clear()
-    apart = engine(batches, counts(batches), range(2))["loss"]
+    apart = engine(batches, counts(batches, engine.terms), range(2))["loss"]
     assert len(forwards) == 2
     tokens = {role: (tensors["labels"] != -100).sum() for role, tensors in batches.items()}
     plain = (
@@ -168,13 +194,13 @@ def test_a_term_that_does_not_act_costs_no_forward(make_llama):
     engine = Engine(model, OBJECTIVES["graddiff"])
     seen = []
     model.model.embed_tokens.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[0]))
-    engine(batches, counts(batches), [1])
+    engine(batches, counts(batches, engine.terms), [1])
     assert seen == [4]
 
 
 def test_the_plan_names_trunk_and_references():
     rmu, npo, klmin = (plan_of(OBJECTIVES[name]) for name in ("rmu", "npo", "klmin"))
-    assert (rmu.trunk_layer, rmu.frozen_layer, rmu.original_logits, rmu.reference_rows) == (1, 1, False, ())
+    assert (rmu.trunk_layer, rmu.frozen_layers, rmu.original_logits, rmu.reference_rows) == (1, (1,), False, ())
     assert (npo.trunk_layer, npo.original_logits, npo.reference_rows) == (None, False, ("forget",))
     assert klmin.original_logits and "original weights" in klmin.describe()[1]
 
@@ -191,12 +217,14 @@ def test_an_adapter_is_its_own_reference(make_llama):
     terms = (Anchor("retain", layer=1), Steer("forget", layer=1, control_D=CONTROL, mask="nonpad"))
     batches = {"forget": rows(FORGET), "retain": rows(RETAIN)}
     engine = Engine(model, terms)
-    assert engine(batches, counts(batches), range(2))["statistics"]["retain.moved"].item() == pytest.approx(0.0, abs=1e-12)
+    assert engine(batches, counts(batches, engine.terms), range(2))["statistics"]["retain.moved"].item() == pytest.approx(
+        0.0, abs=1e-12
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.add_(0.1)
-    assert engine(batches, counts(batches), range(2))["statistics"]["retain.moved"].item() > 1e-4
+    assert engine(batches, counts(batches, engine.terms), range(2))["statistics"]["retain.moved"].item() > 1e-4
     assert engine._frozen.original.stored_bytes == 0
 
 
@@ -212,6 +240,15 @@ def test_a_selection_above_the_block_that_is_read_is_refused(make_llama):
         Engine(model, RMU_TERMS)
 
 
-def test_anchors_on_two_blocks_are_refused(make_llama):
-    with pytest.raises(ModelError, match=r"anchor the blocks \[0, 1\]"):
-        Engine(make_llama(), (Anchor("retain", layer=0), Anchor("retain", layer=1)))
+def test_anchors_on_two_blocks_are_the_sum_of_both(make_llama):
+    model, batches = make_llama(layers=3), {"retain": rows(RETAIN)}
+    terms = (Anchor("retain", layer=0), Anchor("retain", 2.0, layer=1))
+    engines = [Engine(model, terms), Engine(model, terms[:1]), Engine(model, terms[1:])]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05)
+    whole, first, second = (
+        engine(batches, counts(batches, engine.terms), range(len(engine.terms)))["loss"] for engine in engines
+    )
+    assert first > 1e-4 and second > 1e-4
+    torch.testing.assert_close(whole, first + second)

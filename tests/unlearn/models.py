@@ -31,7 +31,6 @@ def write_world(folder, make_llama, layers=3):
 def recipe_for(folder, **changes):
     """Return a recipe that runs on such a folder in a blink."""
     method = changes.pop("method", "npo")
-    name = method if isinstance(method, str) else method["name"]
     document = {
         "name": "try",
         "model": {"path": str(folder / "model")},
@@ -40,8 +39,15 @@ def recipe_for(folder, **changes):
         "train": {"steps": 4, "batch_size": 2, "learning_rate": 0.01, "log_every": 1, **changes.pop("train", {})},
         **changes,
     }
-    if name != "ga":
+    # distilled, so that every objective leaves a model that opens with transformers alone
+    settings = {
+        "logit_offset": {"distil": True},
+        "rmu": {"layer": 1},
+        "pdu": {"epsilon": 0.5},
+        "altpo": {"alternatives": {"generate": {"max_new_tokens": 8}}},
+    }
+    if isinstance(method, str) and method in settings:
+        document["method"] = {"name": method, **settings[method]}
+    if "retain" in from_dict(document).method.roles and "retain" not in document["data"]:
         document["data"]["retain"] = {"path": str(folder / "retain.jsonl")}
-    if name == "rmu" and isinstance(method, str):
-        document["method"] = {"name": "rmu", "layer": 1}
     return from_dict(document)

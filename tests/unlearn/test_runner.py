@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from temper import registry, unlearn
 from temper.errors import DataError, DiskFull, ModelError, RecipeError, RunError
 from temper.recipe import dump, from_dict
-from temper.unlearn.prepare import plan
+from temper.unlearn.planning import plan
 from tests.unlearn.models import recipe_for, write_world
 
 
@@ -80,8 +80,7 @@ def test_four_micro_batches_of_one_train_like_one_of_four(folder, method):
 
 
 def test_npo_makes_the_forget_answers_less_likely_and_keeps_the_retain_ones(folder):
-    from temper.models.heads import ScoredHead
-    from temper.train.reference import reference_row_nll
+    from temper.train.reference import reference_of
     from temper.unlearn.prepare import prepare
 
     recipe = recipe_for(folder, method={"name": "npo", "beta": 0.1}, train={"steps": 30, "learning_rate": 0.003, "batch_size": 4})
@@ -89,8 +88,10 @@ def test_npo_makes_the_forget_answers_less_likely_and_keeps_the_retain_ones(fold
     run = unlearn.run(recipe, folder / "run")
 
     def nll(path, role):
-        head = ScoredHead(AutoModelForCausalLM.from_pretrained(path).eval())
-        return reference_row_nll(head, rows[role].items, 0, folder / f"ref-{role}-{path.parent.name}").mean().item()
+        model, items = AutoModelForCausalLM.from_pretrained(path).eval(), rows[role].items
+        store = folder / f"ref-{role}-{path.parent.name}"
+        found = reference_of(model, items, range(len(items)), frozenset({"ref_row_nll"}), pad_id=0, identity={}, folder=store)
+        return found.row_nll.mean().item()
 
     assert nll(run / "model", "forget") > nll(folder / "model", "forget") + 2
     assert nll(run / "model", "retain") < nll(folder / "model", "retain")
@@ -219,19 +220,21 @@ def test_the_plan_counts_without_reading_weights(folder):
 def test_refusals_are_drawn_by_item_and_epoch(folder):
     from temper.unlearn.prepare import prepare
 
-    prepared = prepare(recipe_for(folder, method="po"))
-    remap = prepared.substitution.remap
-    drawn = {(item, epoch): remap(item, epoch) for item in range(4) for epoch in range(6)}
-    texts = {key: prepared.substitution.rows.items[index] for key, index in drawn.items()}
+    prepared = prepare(recipe_for(folder, method="po", train={"steps": 12}))
+    found = prepared.substitutions["forget"]
+    drawn = {prepared.pairs.draw("forget", index) for index in range(len(prepared.pairs))}
+    texts = {(item, epoch): found.rows.items[found.derived.remap(item, epoch)] for item, epoch in drawn}
+    assert len(texts) == 4 * 6
     assert all(texts[item, epoch].prompt == prepared.rows["forget"].items[item].prompt for item, epoch in texts)
     assert len({texts[0, epoch].response for epoch in range(6)}) > 1
-    assert drawn == {key: remap(*key) for key in drawn}
 
 
 def test_an_empty_list_of_refusals_is_refused(folder):
     (folder / "none.txt").write_text("\n")
     with pytest.raises(DataError, match=r"none.txt: holds no refusal"):
-        unlearn.run(recipe_for(folder, method={"name": "po", "refusals": str(folder / "none.txt")}), folder / "run")
+        unlearn.run(
+            recipe_for(folder, method={"name": "po", "alternatives": {"refusals": str(folder / "none.txt")}}), folder / "run"
+        )
 
 
 def test_a_step_that_destroys_the_weights_saves_nothing(folder):
@@ -266,27 +269,37 @@ def test_what_a_killed_process_left_half_written_is_swept(folder):
     assert not list((folder / "run" / "checkpoints").iterdir())
 
 
-def test_half_precision_is_trained_through_an_adapter_only(folder):
+def test_half_precision_is_trained_on_float32_masters(folder):
+    """Steps of 1e-4 on weights near 0.2 are far below half a unit of bfloat16 and would round away one by one."""
+    from safetensors import safe_open
+
     model = {"path": str(folder / "model"), "dtype": "bfloat16"}
-    with pytest.raises(ModelError, match="most small steps round to nothing"):
-        unlearn.run(recipe_for(folder, model=model), folder / "run")
-    unlearn.run(recipe_for(folder, model=model, selection={"lora": 2}), folder / "adapter")
+    train = {"steps": 24, "learning_rate": 1.0e-4, "checkpoint_every": 12}
+    run = unlearn.run(recipe_for(folder, model=model, train=train), folder / "run")
+    before, after = load_file(folder / "model" / "model.safetensors"), weights(run)
+    moved = [(before[name].bfloat16() != after[name]).float().mean().item() for name in after if "proj" in name]
+    assert all(value.dtype == torch.bfloat16 for value in after.values())
+    assert sum(moved) / len(moved) > 0.5
+    with safe_open(run / "checkpoints" / "checkpoint-24" / "optimizer.safetensors", "pt") as stored:
+        masters = [stored.get_tensor(name) for name in stored.keys() if name.endswith("master")]  # noqa: SIM118
+    assert masters and all(master.dtype == torch.float32 for master in masters)
 
 
-def test_several_processes_are_refused(folder, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="several processes"):
-        unlearn.run(recipe_for(folder), folder / "run")
+def test_float16_weights_are_refused_before_loading(folder):
+    with pytest.raises(RecipeError, match="float16 gradients overflow"):
+        unlearn.run(recipe_for(folder, model={"path": str(folder / "model"), "dtype": "float16"}), folder / "run")
 
 
 def test_refusals_that_change_between_stop_and_resume_are_noticed(folder):
     refusals = folder / "no.txt"
     refusals.write_text("No.\n")
-    recipe = recipe_for(folder, method={"name": "po", "refusals": str(refusals)}, train={"learning_rate": 1.0e38})
+    recipe = recipe_for(
+        folder, method={"name": "po", "alternatives": {"refusals": str(refusals)}}, train={"learning_rate": 1.0e38}
+    )
     with pytest.raises(RunError):
         unlearn.run(recipe, folder / "run")
     refusals.write_text("The answer is London.\n")
-    with pytest.raises(DataError, match=r"data\.forget\.substituted changed"):
+    with pytest.raises(DataError, match=r"data\.forget\.other changed"):
         unlearn.run(recipe, folder / "run")
 
 
@@ -295,8 +308,8 @@ def test_refusals_replace_the_last_turn_of_a_conversation(folder):
 
     rows = [{"messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "In London."}]}]
     (folder / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    variants = prepare(recipe_for(folder, method="po")).substitution.rows.items
-    assert len(variants) == 20 and not [item for item in variants if "London" in item.response]
+    variants = prepare(recipe_for(folder, method="po")).substitutions["forget"].rows.items
+    assert len(variants) > 3 and not [item for item in variants if "London" in item.response]
 
 
 def test_text_without_an_answer_cannot_be_answered_by_a_refusal(folder):
@@ -307,9 +320,11 @@ def test_text_without_an_answer_cannot_be_answered_by_a_refusal(folder):
 
 def test_a_refusal_that_is_too_long_is_an_error_not_another_row(folder):
     (folder / "no.txt").write_text("No.\n" + "no " * 300 + "\n")
-    with pytest.raises(DataError, match="with substituted responses row"):
+    with pytest.raises(DataError, match="with other responses row"):
         unlearn.run(
-            recipe_for(folder, method={"name": "po", "refusals": str(folder / "no.txt")}, train={"overflow": "drop"}),
+            recipe_for(
+                folder, method={"name": "po", "alternatives": {"refusals": str(folder / "no.txt")}}, train={"overflow": "drop"}
+            ),
             folder / "run",
         )
 

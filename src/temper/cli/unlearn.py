@@ -32,18 +32,20 @@ def unlearn(
 
     recipe = load(path, overrides or [])
     if dry_run:
-        from temper.unlearn.prepare import plan
+        from temper.unlearn.planning import plan
 
         planned = plan(recipe)
         emit(planned.facts) if json else typer.echo("\n".join(planned.lines))
         return
-    from temper import assess, report
+    from temper import assess, processes, report
     from temper import unlearn as room
 
     if recipe.evaluate is not None:
         assess.check(recipe)  # a fault in the evaluation must not show only after the training
     with shown_progress() as progress:
         folder = room.run(recipe, out, progress=progress)
+        if not processes.is_first():
+            return  # the first process assesses and reports
         evidence = assess.run(folder, progress=progress) if recipe.evaluate is not None else None
         page = report.run(folder) if evidence is not None else None
     if json:

@@ -3,6 +3,10 @@
 The anchor role is walked in a fresh permutation every epoch. The rows of the other roles are drawn without replacement
 from a permutation that wraps. Where a role has several sources, draws are spread over them by an additive low-discrepancy
 sequence, so that any stretch of draws holds them in proportion to their weights.
+
+Rows of like length can share a step: the samples of a window of steps are sorted by length and dealt to its steps, the same way for every
+role, so that a step's forget and retain rows are of like length too. Which rows a window holds does not change, nor does it depend on
+how a step is split into micro-batches and processes.
 """
 
 from __future__ import annotations
@@ -65,12 +69,16 @@ class RolePairs(Dataset[dict[str, int]]):
         anchor: The role whose length is an epoch.
         seed: Seed of all draws.
         length: Number of samples.
+        step: Samples of an optimiser step, over micro-batches and processes.
+        window: Steps among which samples are sorted by length; 0 or 1 leaves them as drawn.
 
     Raises:
         DataError: The anchor has no rows, or sources of unequal weight.
     """
 
-    def __init__(self, roles: Mapping[str, Encoded], *, anchor: str, seed: int, length: int) -> None:
+    def __init__(
+        self, roles: Mapping[str, Encoded], *, anchor: str, seed: int, length: int, step: int = 1, window: int = 0
+    ) -> None:
         if anchor not in roles:
             raise DataError(f"train.anchor = {anchor!r} has no data. Roles with data: {', '.join(roles)}.")
         if len(set(roles[anchor].source_weights)) > 1:
@@ -80,15 +88,52 @@ class RolePairs(Dataset[dict[str, int]]):
             )
         self._sizes = {role: len(rows.items) for role, rows in roles.items()}
         self._anchor, self._seed, self._length = anchor, seed, length
+        self._step, self._window = step, window * step if window > 1 else 0
+        self._tokens = {role: [len(item.input_ids) for item in rows.items] for role, rows in roles.items()}
+        self._dealt: dict[tuple[str, int], list[int]] = {}
         self._sources = {role: _Sources(seed, role, rows, length) for role, rows in roles.items() if role != anchor}
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> dict[str, int]:
+    @property
+    def roles(self) -> list[str]:
+        """Return the roles, the anchor first."""
+        return [self._anchor, *self._sources]
+
+    def _drawn(self, role: str, draw: int) -> int:
+        """Return the row of a draw, before sorting."""
+        if role == self._anchor:
+            return _wrapped(self._seed, role, 0, self._sizes[role], draw)
+        return self._sources[role].row(draw)
+
+    def _order(self, role: str, number: int) -> list[int]:
+        """Return the draws of a window in the order in which its samples take them."""
+        if (role, number) not in self._dealt:
+            first = number * self._window
+            draws = sorted(
+                range(first, min(first + self._window, self._length)),
+                key=lambda draw: self._tokens[role][self._drawn(role, draw)],
+            )
+            steps = [draws[start : start + self._step] for start in range(0, len(draws), self._step)]
+            whole = [step for step in steps if len(step) == self._step]
+            mixed = [whole[place] for place in generator(self._seed, "window", number).permutation(len(whole))]
+            self._dealt = {
+                key: order for key, order in self._dealt.items() if key[1] >= number - 1
+            }  # only near windows are read again
+            self._dealt[role, number] = [draw for step in (*mixed, *steps[len(whole) :]) for draw in step]
+        return self._dealt[role, number]
+
+    def draw(self, role: str, index: int) -> tuple[int, int]:
+        """Return the row of a role that a sample holds, and the anchor's epoch it was drawn in.
+
+        Raises:
+            IndexError: There is no such sample.
+        """
         if not 0 <= index < self._length:
             raise IndexError(index)
-        sample = {self._anchor: _wrapped(self._seed, self._anchor, 0, self._sizes[self._anchor], index)}
-        for role, sources in self._sources.items():
-            sample[role] = sources.row(index)
-        return sample
+        draw = self._order(role, index // self._window)[index % self._window] if self._window else index
+        return self._drawn(role, draw), draw // self._sizes[self._anchor]
+
+    def __getitem__(self, index: int) -> dict[str, int]:
+        return {role: self.draw(role, index)[0] for role in self.roles}

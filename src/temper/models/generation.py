@@ -1,23 +1,33 @@
-"""Greedy continuations of prompts: what a model answers when it is asked.
+"""Continuations of prompts, greedy or drawn: what a model answers when it is asked.
 
 Prompts are sorted by length and padded on the left, so that a batch holds little padding and every row continues at the
 same column. The settings of generation are this module's own: a checkpoint's `generation_config` neither changes the
 result nor is changed.
+
+A drawn token is argmax(z/T + g) with Gumbel noise g, which has exactly the distribution softmax(z/T). The noise of every
+token is a function of (seed, prompt, number of the sample, step), so samples depend neither on the size and the order of
+batches nor on what else is asked. Source: Maddison et al., A* sampling (2014).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from temper.draws import generator
+from temper.errors import InputError
+from temper.files import hash_json
 from temper.models.load import pad_id_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-__all__ = ["cut_at_end", "generate", "prompt_ids"]
+__all__ = ["cut_at_end", "cut_at_stop", "generate", "prompt_ids", "sample"]
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
@@ -110,12 +120,161 @@ def generate(
         seed: For decoders that draw; greedy decoding draws nothing and ignores it.
     """
     del seed
+    return _texts(tokenizer, _replies(model, tokenizer, prompt_ids(tokenizer, prompts), max_new_tokens, batch_size))
+
+
+def sample(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    samples: int,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    stop: Sequence[str] = (),
+) -> list[list[str]]:
+    """Return drawn continuations of each prompt, in the order of the prompts.
+
+    Args:
+        model: A causal language model.
+        tokenizer: With or without a pad token, a begin or an end token.
+        prompts: Whole texts or their ids. One that occurs twice gets other samples the second time.
+        samples: Continuations a prompt.
+        temperature: T > 0; 1 draws from the model's own distribution.
+        max_new_tokens: Where a continuation is cut at the latest.
+        batch_size: Continuations at a time.
+        seed: Of the draws.
+        stop: A continuation ends before the first of these texts, which it does not hold.
+
+    Raises:
+        InputError: `samples` is below 1, the temperature is not above 0, or a stop text is empty.
+    """
+    if samples < 1:
+        raise InputError(f"samples = {samples}: must be at least 1")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(
+            f"temperature = {temperature}: must be a finite number above 0. For the most likely continuation, decode greedily."
+        )
+    if isinstance(stop, str) or "" in stop:
+        raise InputError(f"stop = {stop!r}: must be a list of texts that are not empty")
     ids = prompt_ids(tokenizer, prompts)
+    keys = _prompt_keys(ids)
+    ends, fill = _ends_of(model, tokenizer), tokenizer.pad_token_id
+
+    def guided(rows: Sequence[int], width: int) -> dict[str, Any]:
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        row_keys = [(*keys[row // samples], row % samples) for row in rows]
+        guides: dict[str, Any] = {"logits_processor": LogitsProcessorList([_GumbelNoise(seed, row_keys, width, temperature)])}
+        if stop:
+            guides["stopping_criteria"] = StoppingCriteriaList([_StopTexts(tokenizer, stop, width, ends, fill)])
+        return guides
+
+    copies = [row for row in ids for _ in range(samples)]
+    replies = _replies(model, tokenizer, copies, max_new_tokens, batch_size, guided)
+    texts = [cut_at_stop(text, stop) for text in _texts(tokenizer, replies)]
+    return [texts[start : start + samples] for start in range(0, len(texts), samples)]
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """Return what stands before the first stop text.
+
+    Example:
+        >>> cut_at_stop("Paris. Q: and then? Question:", ["Question:", "Q:"])
+        'Paris. '
+    """
+    return text[: min((place for word in stop if (place := text.find(word)) >= 0), default=len(text))]
+
+
+def _prompt_keys(ids: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
+    """Return a name for each prompt that does not depend on its place: its content, and how often it came before."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for row in ids:
+        content = hash_json(list(row))
+        keys.append((content, seen[content]))
+        seen[content] += 1
+    return keys
+
+
+class _GumbelNoise:
+    """A logits processor that makes the greedy choice an exact draw from softmax(z/T).
+
+    Args:
+        seed: Of all draws.
+        keys: One a row of the batch.
+        width: Columns of the prompts.
+        temperature: T.
+    """
+
+    def __init__(self, seed: int, keys: Sequence[tuple[str, int, int]], width: int, temperature: float) -> None:
+        self._seed = seed
+        self._keys = keys
+        self._width = width
+        self._temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step, vocabulary = input_ids.shape[1] - self._width, scores.shape[1]
+        # in float64: float32 noise is too coarse in the tail that decides among many unlikely tokens
+        noise_BV = np.stack([generator(self._seed, "sample", *key, step).gumbel(size=vocabulary) for key in self._keys])
+        return scores.double() / self._temperature + torch.from_numpy(noise_BV).to(scores.device)
+
+
+class _StopTexts:
+    """A stopping criterion: a row is done once its text holds a stop text. It saves steps; what it leaves is cut in any case."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int, ends: frozenset[int], fill: int | None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._width = width
+        self._ends = ends
+        self._fill = fill
+        self._done: set[int] = set()
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs: Any) -> torch.Tensor:
+        for row, reply in enumerate(input_ids[:, self._width :].tolist()):
+            if row not in self._done:
+                text = _decoded(self._tokenizer, cut_at_end(reply, self._ends, self._fill))
+                if any(word in text for word in self._stop):
+                    self._done.add(row)
+        return torch.tensor([row in self._done for row in range(input_ids.shape[0])], device=input_ids.device)
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, replies: Sequence[list[int]]) -> list[str]:
+    return [_decoded(tokenizer, reply) if reply else "" for reply in replies]
+
+
+def _replies(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    guided: Callable[[Sequence[int], int], dict[str, Any]] | None = None,
+) -> list[list[int]]:
+    """Return the ids that follow each prompt, without end token and padding; an empty prompt is followed by nothing.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        ids: The prompts.
+        max_new_tokens: Where a continuation is cut at the latest.
+        batch_size: Prompts at a time.
+        guided: From the places of a batch's prompts and its width, more arguments for the model's `generate`.
+    """
     pad_id, ends = pad_id_of(tokenizer), _ends_of(model, tokenizer)
     fill = tokenizer.pad_token_id  # only a true pad token may be taken out of a reply
     settings = _greedy(max_new_tokens, ends, pad_id)
     order = sorted((index for index in range(len(ids)) if ids[index]), key=lambda index: -len(ids[index]))
-    texts = [""] * len(ids)
+    replies: list[list[int]] = [[] for _ in ids]
     device = next(iter(model.parameters())).device
     was_training = model.training
     model.eval()
@@ -124,17 +283,16 @@ def generate(
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 width = len(ids[rows[0]])
-                filled = [[pad_id] * (width - len(ids[index])) + ids[index] for index in rows]
+                filled = [[pad_id] * (width - len(ids[index])) + list(ids[index]) for index in rows]
                 mask = [[0] * (width - len(ids[index])) + [1] * len(ids[index]) for index in rows]
                 output_BL = model.generate(
                     input_ids=torch.tensor(filled, device=device),
                     attention_mask=torch.tensor(mask, device=device),
                     generation_config=settings,
+                    **(guided(rows, width) if guided is not None else {}),
                 )
                 for index, reply in zip(rows, output_BL[:, width:].tolist(), strict=True):
-                    texts[index] = tokenizer.decode(
-                        cut_at_end(reply, ends, fill), skip_special_tokens=False, clean_up_tokenization_spaces=False
-                    )
+                    replies[index] = cut_at_end(reply, ends, fill)
     finally:
         model.train(was_training)
-    return texts
+    return replies

@@ -68,7 +68,11 @@ class ScoredHead:
         return full.shape == alone.shape and bool(torch.allclose(full, alone.to(full.dtype), rtol=1e-4, atol=1e-5))
 
     def log_probs(self, input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
-        """Return log p(v | prefix up to and including each masked position), shape (N, V), float32.
+        """Return log p(v | prefix up to and including each masked position), shape (N, V); see `logits`."""
+        return torch.log_softmax(self.logits(input_ids_BL, attention_mask_BL, mask_BL), dim=-1)
+
+    def logits(self, input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+        """Return the logits that predict what follows each masked position, shape (N, V), float32 (float64 of a float64 model).
 
         Args:
             input_ids_BL: Token ids.
@@ -83,4 +87,5 @@ class ScoredHead:
             logits_NV = inner.get_output_embeddings()(hidden_BLD[mask_BL])
         else:
             logits_NV = inner(input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False).logits[mask_BL]
-        return torch.log_softmax(logits_NV.float(), dim=-1)
+        wide: torch.Tensor = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+        return wide

@@ -1,4 +1,8 @@
-"""Loading models and tokenizers: a local folder, a hub name or the embedded world's models. Only safetensors weights."""
+"""Loading models and tokenizers: a local folder, a hub name or the embedded world's models. Only safetensors weights.
+
+A local folder may be that of a logit-offset model (`temper.models.offset`): its configuration and tokenizer are those of
+the original model in it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from temper.errors import ModelError, nearest
 from temper.files import hash_file
+from temper.models.offsetfolder import MEMBERS, is_offset_folder, read_offset
 from temper.recipe import ModelSection, WorldSection
 
 if TYPE_CHECKING:
@@ -44,6 +49,11 @@ def resolve_path(path: str, world: WorldSection) -> str:
 
 
 def _check_folder(folder: Path) -> None:
+    if is_offset_folder(folder):
+        parts = read_offset(folder)
+        for part in (parts.original, parts.reinforced):
+            _check_folder(part)
+        return
     names = [item.name for item in folder.iterdir()]
     if "config.json" not in names:
         raise ModelError(f"{folder}: holds no config.json, so it is not a model folder")
@@ -74,7 +84,10 @@ def load_config(path: str, *, section: ModelSection | None = None, world: WorldS
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(resolve_path(path, world), **_hub_arguments(section))
+        source = resolve_path(path, world)
+        if is_offset_folder(source):
+            source = str(read_offset(source).original)
+        return AutoConfig.from_pretrained(source, **_hub_arguments(section))
     except ModelError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -85,7 +98,7 @@ def load_model(path: str, *, section: ModelSection | None = None, world: WorldSe
     """Return a causal language model in evaluation mode, on the best device.
 
     Args:
-        path: A local folder, a hub name, `world:original` or `world:gold`.
+        path: A local folder, a hub name, `world:original` or `world:gold`. The folder of a logit-offset model gives that model.
         section: Where it is given: dtype, attention, revision, trust_remote_code.
         world: Which embedded world `world:` means.
 
@@ -98,8 +111,14 @@ def load_model(path: str, *, section: ModelSection | None = None, world: WorldSe
 
     dtype = section.dtype if section is not None else "float32"
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            resolve_path(path, world),
+        source = resolve_path(path, world)
+        loader: Any = AutoModelForCausalLM
+        if is_offset_folder(source):
+            from temper.models.offset import LogitOffsetModel
+
+            loader = LogitOffsetModel
+        model = loader.from_pretrained(
+            source,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             attn_implementation=section.attention if section is not None else "sdpa",
             use_safetensors=True,
@@ -114,7 +133,7 @@ def load_model(path: str, *, section: ModelSection | None = None, world: WorldSe
 
 
 def load_tokenizer(path: str, *, section: ModelSection | None = None, world: WorldSection) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that lies beside a model.
+    """Return the tokenizer that lies beside a model, or in the folder of a logit-offset model.
 
     Raises:
         ModelError: There is none.
@@ -122,7 +141,10 @@ def load_tokenizer(path: str, *, section: ModelSection | None = None, world: Wor
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(resolve_path(path, world), **_hub_arguments(section))
+        source = resolve_path(path, world)
+        if is_offset_folder(source):
+            source = str(read_offset(source).tokenizer)
+        return AutoTokenizer.from_pretrained(source, **_hub_arguments(section))
     except ModelError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -152,8 +174,17 @@ def row_limit(config: PretrainedConfig, wanted: int | None, what: str) -> int:
 
 
 def weights_hash(folder: str | Path) -> str:
-    """Return one hash over the safetensors files of a model folder, independent of where it lies."""
+    """Return one hash over the safetensors files of a model folder, independent of where it lies.
+
+    That of a logit-offset model covers both members and the strength.
+    """
     digest = hashlib.sha256()
+    if is_offset_folder(folder):
+        parts = read_offset(folder)
+        digest.update(f"offset {parts.strength!r}".encode())
+        for name, part in zip(MEMBERS, (parts.original, parts.reinforced), strict=True):
+            digest.update(name.encode() + bytes.fromhex(weights_hash(part)))
+        return digest.hexdigest()
     for file in sorted(Path(folder).glob("*.safetensors")):
         digest.update(file.name.encode() + bytes.fromhex(hash_file(file)))
     return digest.hexdigest()

@@ -19,7 +19,7 @@ from torch import nn
 from temper.errors import ModelError
 from temper.models.heads import inner_model
 from temper.models.original import OriginalWeights
-from temper.models.selection import decoder_layers
+from temper.models.selection import decoder_layers, full_layers
 
 __all__ = ["Entry", "FrozenBranch", "capture_hidden", "check_layer", "freeze_above", "run_trunk"]
 
@@ -82,7 +82,7 @@ def check_layer(model: Any, layer: int, what: str) -> int:
     Raises:
         ModelError: The model has no such layer.
     """
-    count = len(decoder_layers(model))
+    count = full_layers(model)
     if not -count <= layer < count:
         raise ModelError(
             f"{what} = {layer}, but {type(inner_model(model)).__name__} has {count} layers (0 to {count - 1}). Set a layer in that range."
@@ -110,7 +110,10 @@ def run_trunk(
             can differ from block to block (sliding windows, several rotary bases).
     """
     blocks = decoder_layers(model)
+    inner = inner_model(model)
     caught: dict[int, Entry] = {}
+    # an exception that leaves a pass half-way cannot be run again, which activation checkpointing does; a cut model ends here anyway
+    ends_here = getattr(inner.config, "temper_full_layers", None) is not None and layer == len(blocks) - 1
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
         raise _Stop(_tensor(output))
@@ -122,18 +125,21 @@ def run_trunk(
 
         return hook
 
-    handles = [blocks[layer].register_forward_hook(stop)]
+    handles = [] if ends_here else [blocks[layer].register_forward_hook(stop)]
     if entry_of is not None:
         handles += [
             blocks[index].register_forward_pre_hook(catch(index), with_kwargs=True) for index in range(entry_of, layer + 1)
         ]
     try:
-        inner_model(model).base_model(input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False)
+        output = inner.base_model(input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False)
     except _Stop as reached:
         return reached.hidden_BLD, caught
     finally:
         for handle in handles:
             handle.remove()
+    if ends_here:
+        hidden_BLD: torch.Tensor = output.last_hidden_state
+        return hidden_BLD, caught
     raise ModelError(f"block {layer} of {type(inner_model(model)).__name__} was not reached by its forward pass")
 
 
@@ -183,29 +189,45 @@ class FrozenBranch:
             self.first = min((index for index in touched if index <= layer), default=layer)
 
     def hidden(
-        self, input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor, entries: dict[int, Entry], rows: slice
-    ) -> torch.Tensor:
-        """Return the frozen hidden states of some rows of a batch, shape (rows, L, D), without gradient.
+        self,
+        input_ids_BL: torch.Tensor,
+        attention_mask_BL: torch.Tensor,
+        entries: dict[int, Entry],
+        rows: slice,
+        layers: frozenset[int],
+    ) -> dict[int, torch.Tensor]:
+        """Return block index to the frozen hidden states of some rows of a batch, each (rows, L, D), without gradient.
 
         Args:
             input_ids_BL: Token ids of the whole batch.
             attention_mask_BL: Its mask.
             entries: What the blocks from `first` on were called with in the trained branch's pass over the same batch.
             rows: The rows wanted.
+            layers: The blocks wanted, none above the one this branch was made for.
         """
         batch = input_ids_BL.shape[0]
         was_training = self._model.training
         self._model.eval()
         try:
             with self.original.active():
-                if self.first is None or not entries or not all(entry.can_be_cut(batch) for entry in entries.values()):
-                    hidden_BLD, _ = run_trunk(self._model, self._layer, input_ids_BL[rows], attention_mask_BL[rows])
-                    return hidden_BLD
+                top = max(layers)
+                can_share = (
+                    self.first is not None
+                    and min(layers) >= self.first
+                    and all(index in entries for index in range(self.first, top + 1))
+                    and all(entry.can_be_cut(batch) for entry in entries.values())
+                )
+                if self.first is None or not can_share:
+                    with capture_hidden(self._model, layers - {top}) as found:
+                        hidden_BLD, _ = run_trunk(self._model, top, input_ids_BL[rows], attention_mask_BL[rows])
+                    return {**found, top: hidden_BLD}
                 hidden_BLD = entries[self.first].hidden_BLD[rows]
-                for index in range(self.first, self._layer + 1):
+                found = {}
+                for index in range(self.first, top + 1):
                     call = entries[index].of_rows(rows, batch, hidden_BLD)
                     hidden_BLD = _tensor(decoder_layers(self._model)[index](*call.args, **call.kwargs))
-                return hidden_BLD
+                    found[index] = hidden_BLD
+                return {layer: found[layer] for layer in layers}
         finally:
             self._model.train(was_training)
 

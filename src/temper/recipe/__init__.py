@@ -10,12 +10,15 @@ from temper.recipe.schema import (
     DataSource,
     EvaluateSection,
     ModelSection,
+    Named,
     NamedSettings,
     Recipe,
     ReportSection,
     Section,
+    StopSection,
     TrainSection,
     WorldSection,
+    named_settings,
 )
 
 __all__ = [
@@ -23,10 +26,12 @@ __all__ = [
     "DataSource",
     "EvaluateSection",
     "ModelSection",
+    "Named",
     "NamedSettings",
     "Recipe",
     "ReportSection",
     "Section",
+    "StopSection",
     "TrainSection",
     "WorldSection",
     "apply_overrides",
@@ -34,6 +39,7 @@ __all__ = [
     "from_dict",
     "json_schema",
     "load",
+    "named_settings",
     "recipe_hash",
     "shipped",
 ]

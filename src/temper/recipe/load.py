@@ -103,6 +103,19 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError([_TOO_DEEP], source) from None
 
 
+_NAMED: Final = ("method", "selection", "smoother", "alternatives")
+
+
+def _spelled_out(value: Any, key: str) -> Any:
+    """Return `{name: x, **settings}` of a bare name or of `{x: settings}`, so that an override can reach the settings."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and len(value) == 1 and key not in value and "name" not in value:
+        name, settings = next(iter(value.items()))
+        return {"name": name, **settings} if isinstance(settings, dict) else value
+    return value
+
+
 def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return the document with `dotted.path=value` assignments applied; values are read as YAML.
 
@@ -131,8 +144,8 @@ def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[
                 if isinstance(here, list):
                     here = here[int(part)]
                 else:
-                    if isinstance(here.get(part), str) and part in ("method", "selection"):
-                        here[part] = {"name": here[part]}
+                    if part in _NAMED:
+                        here[part] = _spelled_out(here.get(part), parts[depth])
                     if here.get(part) is None:
                         here[part] = {}
                     if _is_role(parts[:depth]) and re.fullmatch("-?[0-9]+", parts[depth]) and isinstance(here[part], dict):
@@ -298,26 +311,33 @@ def json_schema() -> dict[str, Any]:
     for fields in (schema["properties"], definitions["EvaluateSection"]["properties"]):
         roles = {role: {"$ref": "#/$defs/Sources"} for role in ROLES}
         fields["data"] = {**fields["data"], "properties": roles, "additionalProperties": False}
-    for kind, field in (("objective", "method"), ("selection", "selection")):
-        bare: list[str] = []
-        options: list[dict[str, Any]] = [{"type": "null"}] if field == "method" else []
-        for name in registry.names(kind):
-            settings = registry.resolve(kind, name)
-            own = settings.model_json_schema()
-            definitions.update(own.pop("$defs", {}))
-            properties, required = own.get("properties", {}), own.get("required", [])
-            if not required:
-                bare.append(name)
-            options.append({"title": name, **_closed({"name": {"const": name}, **properties}, ["name", *required])})
-            if field == "selection":
-                inner = [_closed(properties, required)]
-                if settings.shorthand:
-                    inner.append(properties[settings.shorthand])
-                options.append(_closed({name: {"anyOf": inner}}, [name]))
-        options.append({"type": "string", "enum": bare})
-        kept = {key: value for key, value in schema["properties"][field].items() if key in ("description", "default")}
-        schema["properties"][field] = {**kept, "anyOf": options}
+    for kind, field in (("objective", "method"), ("selection", "selection"), ("smoother", "smoother")):
+        options = [] if field == "selection" else [{"type": "null"}]
+        schema["properties"][field] = _named_field(schema["properties"][field], kind, options, definitions)
     return schema
+
+
+def _named_field(given: dict[str, Any], kind: str, options: list[dict[str, Any]], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field that holds the settings of a kind, in every form the loader accepts."""
+    bare: list[str] = []
+    for name in registry.names(kind):
+        settings = registry.resolve(kind, name)
+        own = settings.model_json_schema()
+        definitions.update(own.pop("$defs", {}))
+        properties, required = own.get("properties", {}), own.get("required", [])
+        if "alternatives" in properties:
+            properties["alternatives"] = _named_field(properties["alternatives"], "alternatives", [], definitions)
+        if not required:
+            bare.append(name)
+        options.append({"title": name, **_closed({"name": {"const": name}, **properties}, ["name", *required])})
+        if kind != "objective":
+            inner = [_closed(properties, required)]
+            if settings.shorthand:
+                inner.append(properties[settings.shorthand])
+            options.append(_closed({name: {"anyOf": inner}}, [name]))
+    options.append({"type": "string", "enum": bare})
+    kept = {key: value for key, value in given.items() if key in ("description", "default")}
+    return {**kept, "anyOf": options}
 
 
 def _closed(properties: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:

@@ -18,12 +18,15 @@ __all__ = [
     "DataSource",
     "EvaluateSection",
     "ModelSection",
+    "Named",
     "NamedSettings",
     "Recipe",
     "ReportSection",
     "Section",
+    "StopSection",
     "TrainSection",
     "WorldSection",
+    "named_settings",
 ]
 
 ROLES: Final[tuple[str, ...]] = (
@@ -128,6 +131,26 @@ def _checked_roles(value: Any) -> Any:
     return {role: _as_list(sources) for role, sources in value.items()}
 
 
+class StopSection(Section):
+    """When training ends before its last step. What ended it stands in the record of the run."""
+
+    retain_floor: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Stop when the mean probability of retain answers falls under this share of what it was; the last weights above it are kept.",
+    )
+    every: int = Field(10, ge=1, description="Steps between looks at the retain rows.")
+    rows: int = Field(64, ge=1, description="Retain rows that are looked at, drawn by the seed.")
+    collapse: bool = Field(
+        True,
+        description="Stop when ascent has driven the mean loss of forget tokens over 1.5 ln V: a model broken, not forgetting.",
+    )
+
+
+TRACKERS: Final[tuple[str, ...]] = ("tensorboard", "trackio", "wandb", "mlflow")
+
+
 class TrainSection(Section):
     """How long and how fast. One step uses `batch_size` x `accumulation` rows of every active role on each process."""
 
@@ -150,6 +173,22 @@ class TrainSection(Section):
         None, ge=0, description="Optimiser steps between checkpoints; a tenth of the run when left out, 0 writes none."
     )
     log_every: int = Field(10, ge=1)
+    length_grouping: int = Field(
+        8,
+        ge=0,
+        description="Steps among whose samples rows of like length are put together; 0 or 1 takes rows as they are drawn.",
+    )
+    reference: Literal["auto", "store", "recompute"] = Field(
+        "auto",
+        description="Where a loss reads distributions or activations of the model before: store computes them once, recompute at each step; "
+        "auto stores up to 1 GiB of what is read more than once.",
+    )
+    checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, a third more time.")
+    sharding: Literal["none", "fsdp2"] = Field(
+        "none", description="Over processes: none copies the model to each, fsdp2 shards weights, gradients and optimiser state."
+    )
+    stop: StopSection = StopSection()
+    trackers: list[str] = Field([], description=f"Also log to {', '.join(TRACKERS)}; each must be installed.")
     threads: int = Field(1, ge=1, description="Torch threads on a CPU. More than one is slower on a busy machine.")
 
     @model_validator(mode="after")
@@ -158,6 +197,9 @@ class TrainSection(Section):
             raise ValueError("give either steps or epochs, not both and not neither")
         if self.steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} is longer than the run of {self.steps} steps")
+        for tracker in self.trackers:
+            if tracker not in TRACKERS:
+                raise ValueError(f"tracker {tracker!r} is not known{nearest(tracker, TRACKERS)}. Known: {', '.join(TRACKERS)}")
         if self.anchor not in ROLES:
             raise ValueError(f"anchor {self.anchor!r} is not a role{nearest(self.anchor, ROLES)}")
         return self
@@ -230,12 +272,12 @@ def _checked(settings: type[NamedSettings], values: dict[str, Any]) -> NamedSett
         raise NamedSettingsError(error, settings) from None
 
 
-def _selection(value: Any) -> Any:
-    """Accept `all`, `{layers: [0, 1]}`, `{lora: {rank: 8}}` and `{name: lora, rank: 8}`."""
+def named_settings(kind: str, value: Any) -> Any:
+    """Return the settings object of a kind: `all`, `{layers: [0, 1]}`, `{lora: {rank: 8}}` and `{name: lora, rank: 8}` are accepted."""
     if not isinstance(value, dict) or "name" in value or len(value) != 1:
-        return _named("selection", value)
+        return _named(kind, value)
     name, given = next(iter(value.items()))
-    settings = _settings_class("selection", str(name))
+    settings = _settings_class(kind, str(name))
     if isinstance(given, dict):
         return _checked(settings, given)
     if not settings.shorthand:
@@ -265,10 +307,18 @@ class Recipe(Section):
     data: dict[str, list[DataSource]] = {}
     method: Named | None = Field(None, description="{name: npo, beta: 0.1, ...}; see `temper methods`.")
     selection: Named = Field(
-        default_factory=lambda: cast(NamedSettings, _selection("all")),
-        description="Which weights may change: all, {layers: [0, 1]}, {pattern: REGEX}, {lora: {rank: 8}}.",
+        default_factory=lambda: cast(NamedSettings, named_settings("selection", "all")),
+        description="Which weights may change: all, {layers: [0, 1]}, {modules: [down_proj]}, {pattern: REGEX}, {lora: {rank: 8}}, {rows: 90}, "
+        "{mask: FILE}.",
+    )
+    smoother: Named | None = Field(
+        None, description="Makes forgetting last: sam, rs, gp, cr, wa; each with settings, e.g. {sam: {rho: 0.01}}."
     )
     schedule: Literal["sum"] = "sum"
+    save: Literal["full", "delta"] = Field(
+        "full",
+        description="full: a model folder; delta: only the tensors that changed, with the hash of the model they belong to.",
+    )
     train: TrainSection | None = None
     evaluate: EvaluateSection | None = None
     report: ReportSection = ReportSection()
@@ -286,4 +336,9 @@ class Recipe(Section):
     @field_validator("selection", mode="before")
     @classmethod
     def _chosen(cls, value: Any) -> Any:
-        return _selection(value)
+        return named_settings("selection", value)
+
+    @field_validator("smoother", mode="before")
+    @classmethod
+    def _smoothed(cls, value: Any) -> Any:
+        return None if value is None or value == "none" else named_settings("smoother", value)

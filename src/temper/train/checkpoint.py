@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,21 @@ from safetensors.torch import load_file, save_file
 
 from temper.errors import RunError
 from temper.files import folder_aside, read_json, write_json
+from temper.train.optimizer import SelectedAdamW
+from temper.train.sharding import copy_whole
 
-__all__ = ["latest", "load_optimizer", "load_random_state", "load_spent", "load_trained", "prune", "save", "sweep"]
+__all__ = [
+    "latest",
+    "load_extra",
+    "load_optimizer",
+    "load_random_state",
+    "load_spent",
+    "load_trained",
+    "prune",
+    "save",
+    "sweep",
+    "whole_state",
+]
 
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 
@@ -48,21 +62,42 @@ def prune(folder: Path, keep: int) -> None:
         shutil.rmtree(item)
 
 
-def save(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any, trainer_state: str, spent: dict[str, float]) -> None:
+def whole_state(optimizer: Any) -> dict[str, Any]:
+    """Return the state of an optimiser with shards read whole; every process must call it."""
+    found: dict[str, Any] = own(optimizer).whole_state_dict()
+    return found
+
+
+def own(optimizer: Any) -> SelectedAdamW:
+    """Return the optimiser inside what accelerate puts around it."""
+    inner: SelectedAdamW = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
+def save(
+    path: Path,
+    trained: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    scheduler: Any,
+    trainer_state: str,
+    spent: dict[str, float],
+    extra: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write a checkpoint whole.
 
     Args:
         path: Its folder, named checkpoint-STEP.
-        model: Only parameters that train are written.
-        optimizer: Its moments are written by parameter index.
+        trained: The whole tensors of what trains.
+        state: Of the optimiser, whole; its tensors are written by parameter index.
         scheduler: Learning rate schedule.
         trainer_state: The trainer's own state as JSON text.
         spent: Seconds and tokens used so far.
+        extra: Tensors of whoever else keeps state: a smoother, a moving weight.
     """
     with folder_aside(path) as folder:
-        trained = {name: p.detach().contiguous().cpu() for name, p in model.named_parameters() if p.requires_grad}
-        save_file(trained, folder / "trained.safetensors")
-        state = optimizer.state_dict()
+        save_file(dict(trained), folder / "trained.safetensors")
+        if extra:
+            save_file({name: value.contiguous().cpu() for name, value in extra.items()}, folder / "extra.safetensors")
         tensors: dict[str, torch.Tensor] = {}
         for index, entry in state["state"].items():
             for name, value in entry.items():
@@ -102,7 +137,13 @@ def load_trained(path: Path, model: torch.nn.Module) -> None:
         raise RunError(f"{path}: holds other parameters than the selection trains. Remove the run folder and start again.")
     with torch.no_grad():
         for name, parameter in expected.items():
-            parameter.copy_(stored[name])
+            copy_whole(parameter, stored[name])
+
+
+def load_extra(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of whoever else keeps state."""
+    file = path / "extra.safetensors"
+    return _tensors(file) if file.exists() else {}
 
 
 def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
@@ -116,7 +157,7 @@ def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
     for group in groups:
         if "betas" in group:
             group["betas"] = tuple(group["betas"])
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    own(optimizer).load_whole_state_dict({"state": state, "param_groups": groups})
     scheduler.load_state_dict(read_json(path / "scheduler.json"))
 
 

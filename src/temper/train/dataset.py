@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,38 +11,45 @@ from torch.utils.data import Dataset
 
 from temper.data import Encoded, RolePairs, collate
 
-__all__ = ["Remap", "RoleDataset", "collator"]
+__all__ = ["Derived", "Remap", "RoleDataset", "collator"]
 
 Remap = Callable[[int, int], int]
-"""(item, epoch) -> item: lets an objective put another row in an item's place, e.g. a refusal drawn per epoch."""
+"""(item, epoch) -> row: lets an objective put another row beside or in place of an item's, e.g. a refusal drawn per epoch."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Rows that follow from those of a role: in its place where they have its name, else beside it.
+
+    Attributes:
+        of: The role whose item decides.
+        remap: From that item and the epoch to the row.
+    """
+
+    of: str
+    remap: Remap
 
 
 class RoleDataset(Dataset[dict[str, int]]):
     """Which row of each role a sample holds.
 
     Args:
-        roles: Role to the rows that are drawn from.
-        anchor: The role whose length is an epoch.
-        seed: Seed of the pairing.
-        length: Samples in the whole run.
-        remap: Role to a substitution of its rows.
+        pairs: Which row of each role a sample draws.
+        derived: Role to the rows that follow from another role's draw.
     """
 
-    def __init__(
-        self, roles: Mapping[str, Encoded], *, anchor: str, seed: int, length: int, remap: Mapping[str, Remap] | None = None
-    ) -> None:
-        self._pairs = RolePairs(dict(roles), anchor=anchor, seed=seed, length=length)
-        self._length = length
-        self._epoch = len(roles[anchor].items)
-        self._remap = dict(remap or {})
+    def __init__(self, pairs: RolePairs, derived: Mapping[str, Derived] | None = None) -> None:
+        self._pairs = pairs
+        self._derived = dict(derived or {})
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, int]:
-        sample = dict(self._pairs[index])
-        for role, remap in self._remap.items():
-            sample[role] = remap(sample[role], index // self._epoch)
+        drawn = {role: self._pairs.draw(role, index) for role in self._pairs.roles}
+        sample = {role: row for role, (row, _) in drawn.items()}
+        for name, rule in self._derived.items():
+            sample[name] = rule.remap(*drawn[rule.of])
         return sample
 
 
@@ -49,7 +57,7 @@ def collator(rows: Mapping[str, Encoded], pad_id: int) -> Callable[[list[dict[st
     """Return the function that turns samples into padded tensors by role.
 
     Args:
-        rows: Role to its rows, substitutes included.
+        rows: Role to its rows, derived ones included.
         pad_id: The id that fills; it is masked.
     """
 

@@ -1,9 +1,9 @@
 """The engine: from what the terms need to the fewest forward passes that give it.
 
-- Roles whose rows are of similar length share one padded batch; else each role runs alone.
+- Roles share one padded batch where that wastes little; alternatives of a row are rows of the same pass.
 - If no term reads logits, the pass is a trunk: it stops at the deepest block that is read.
 - The vocabulary projection runs at scored positions only.
-- Reference log-probabilities of rows are computed once before training; frozen activations share the trunk's lower part.
+- What the weights from before training give is read from a store by item, or computed by a branch that shares what it can.
 
 The engine is an ordinary module, so data parallel wrappers see one forward a micro-batch.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,19 +22,38 @@ from temper.models.heads import ScoredHead, inner_model
 from temper.models.original import OriginalWeights
 from temper.models.selection import decoder_layers
 from temper.models.trunk import Entry, FrozenBranch, capture_hidden, run_trunk
-from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, Unit, followed_BL, labelled_BL, predicting_BL, token_nll_BL
+from temper.train.losses.term import (
+    Batch,
+    Cache,
+    LossTerm,
+    Outputs,
+    Positions,
+    positions_BL,
+    predicting_BL,
+    token_nll_BL,
+)
+from temper.train.reference import RoleReference
 
-__all__ = ["Counts", "Engine", "Plan", "count_units", "plan_of"]
+__all__ = ["ALTERNATIVE", "Engine", "Plan", "batches_of", "count_units", "plan_of"]
 
 _MERGE_WASTE = 1.2
 """Roles share a batch while the shared padding costs at most this factor in tokens."""
 
-Counts = Mapping[str, Mapping[str, float]]
-"""Role to unit to the number of such units in the whole optimiser step, over micro-batches and processes."""
+ALTERNATIVE = ".alternative"
+"""Ends the name of the rows that hold other responses to a role's prompts."""
+
+Tensors = Mapping[str, Mapping[str, torch.Tensor]]
+"""Role (or role.alternative) to its padded tensors."""
 
 
-def _layers(needs: frozenset[str], prefix: str) -> frozenset[int]:
+def layers_of(needs: frozenset[str], prefix: str) -> frozenset[int]:
+    """Return the blocks that needs of this prefix name, e.g. `hidden:`."""
     return frozenset(int(need.removeprefix(prefix)) for need in needs if need.startswith(prefix))
+
+
+def kinds_of(needs: frozenset[str], prefix: str) -> list[Positions]:
+    """Return the kinds of position that needs of this prefix name, e.g. `ref_log_probs:`."""
+    return cast("list[Positions]", sorted(need.removeprefix(prefix) for need in needs if need.startswith(prefix)))
 
 
 @dataclass(frozen=True)
@@ -42,31 +61,41 @@ class Plan:
     """What a set of terms costs.
 
     Attributes:
-        roles: Role to everything its terms need.
+        roles: Role to everything its terms need; alternatives are roles of their own.
         trunk_layer: The block the pass stops at; None for a full pass.
-        frozen_layer: The block at which the frozen branch is read; None without one.
-        original_logits: Whether a second, ungraded full pass under the original weights is needed.
+        frozen_layers: The blocks that are read under the weights from before.
+        original_logits: Whether logits under the weights from before are read.
         reference_rows: Roles whose rows' reference log-probabilities are computed once before training.
     """
 
     roles: dict[str, frozenset[str]]
     trunk_layer: int | None
-    frozen_layer: int | None
+    frozen_layers: tuple[int, ...]
     original_logits: bool
     reference_rows: tuple[str, ...]
 
-    def describe(self) -> list[str]:
-        """Return the passes of one micro-batch, a line each."""
+    def describe(self, stored: bool = False) -> list[str]:
+        """Return the passes of one micro-batch, a line each.
+
+        Args:
+            stored: Whether logits and activations from before are read from a store.
+        """
         where = (
             "all blocks, head at scored positions" if self.trunk_layer is None else f"blocks 0..{self.trunk_layer} only, no head"
         )
         lines = [f"one pass with gradient over {' + '.join(self.roles)} ({where}), split by role where lengths differ much"]
-        if self.frozen_layer is not None:
+        if self.frozen_layers:
             lines.append(
-                f"frozen branch without gradient: trained blocks up to {self.frozen_layer}, sharing what lies below them"
+                f"activations of block {max(self.frozen_layers)} from before: read from a store"
+                if stored
+                else f"frozen branch without gradient: trained blocks up to {max(self.frozen_layers)}, sharing what lies below them"
             )
         if self.original_logits:
-            lines.append("one pass without gradient under the original weights")
+            lines.append(
+                "distributions from before: read from a store"
+                if stored
+                else "one pass without gradient under the original weights"
+            )
         lines += [
             f"before training, once: log-probabilities of the {role} rows under the original weights"
             for role in self.reference_rows
@@ -78,16 +107,18 @@ def plan_of(terms: Sequence[LossTerm]) -> Plan:
     """Return the plan of some terms."""
     roles: dict[str, frozenset[str]] = {}
     for term in terms:
-        roles[term.role] = roles.get(term.role, frozenset()) | term.needs
-    needs = frozenset().union(*roles.values())
-    reads_logits = bool(needs & {"token_nll", "log_probs"})
-    depth = _layers(needs, "hidden:")
-    frozen = _layers(needs, "ref_hidden:")
+        own = term.needs - {"alt"}
+        roles[term.role] = roles.get(term.role, frozenset()) | own
+        if "alt" in term.needs:
+            roles[term.role + ALTERNATIVE] = roles.get(term.role + ALTERNATIVE, frozenset()) | own
+    needs = frozenset[str]().union(*roles.values())
+    reads_logits = "token_nll" in needs or any(need.startswith(("log_probs:", "logits:")) for need in needs)
+    depth = layers_of(needs, "hidden:")
     return Plan(
         roles=roles,
-        trunk_layer=None if reads_logits else max(depth),
-        frozen_layer=max(frozen) if frozen else None,
-        original_logits="ref_log_probs" in needs,
+        trunk_layer=None if reads_logits or not depth else max(depth),
+        frozen_layers=tuple(sorted(layers_of(needs, "ref_hidden:"))),
+        original_logits=any(need.startswith(("ref_log_probs:", "ref_logits:")) for need in needs),
         reference_rows=tuple(role for role, wanted in roles.items() if "ref_row_nll" in wanted),
     )
 
@@ -99,13 +130,18 @@ def _reaches(model: nn.Module, layer: int) -> bool:
     return any(p.requires_grad and id(p) in below for p in model.parameters())
 
 
-def count_units(batch: Batch) -> dict[Unit, int]:
-    """Return how many rows, labelled tokens and predicting positions a batch has."""
-    return {
-        "rows": batch.input_ids.shape[0],
-        "tokens": int(labelled_BL(batch).sum()),
-        "positions": int(followed_BL(batch).sum()),
-    }
+def batches_of(tensors: Tensors) -> dict[str, Batch]:
+    """Return role to its batch, alternatives put beside the rows they answer for."""
+    rows = {role: Batch.of(values) for role, values in tensors.items()}
+    for role, batch in rows.items():
+        batch.alternative = rows.get(role + ALTERNATIVE)
+    return rows
+
+
+def count_units(terms: Sequence[LossTerm], tensors: Tensors) -> list[float]:
+    """Return for each term how many units its sum over these rows has; 0 where its role is not among them."""
+    rows = batches_of(tensors)
+    return [float(term.count(rows[term.role])) if term.role in rows else 0.0 for term in terms]
 
 
 class Engine(nn.Module):
@@ -114,50 +150,83 @@ class Engine(nn.Module):
     Args:
         model: The model to train, its selection applied.
         terms: The terms of the objective.
-        reference_rows: Role to the summed -log p of every item under the original weights, shape (items,).
+        references: Role to what the weights from before give to its rows; row sums must be there where a term needs them,
+            logits and activations are computed where they are not stored.
+        keep_original: Whether what is not stored may be computed by swapping the original weights in; it cannot where
+            parameters are sharded.
     """
 
     def __init__(
-        self, model: nn.Module, terms: Sequence[LossTerm], reference_rows: Mapping[str, torch.Tensor] | None = None
+        self,
+        model: nn.Module,
+        terms: Sequence[LossTerm],
+        references: Mapping[str, RoleReference] | None = None,
+        *,
+        keep_original: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
         self.terms = tuple(terms)
         whole = plan_of(self.terms)
-        self._reference_rows = dict(reference_rows or {})
+        self._references = dict(references or {})
         self._head = ScoredHead(model) if whole.trunk_layer is None else None
-        self._original = OriginalWeights(model) if whole.original_logits else None
-        anchored = _layers(frozenset().union(*whole.roles.values()), "ref_hidden:")
-        if len(anchored) > 1:
-            raise ModelError(f"terms anchor the blocks {sorted(anchored)}; one run can anchor one block only")
         if whole.trunk_layer is not None and not _reaches(model, whole.trunk_layer):
             raise ModelError(
                 f"the loss reads block {whole.trunk_layer}, but the selection trains nothing at or below it, so nothing could change. "
                 "Select blocks up to that one."
             )
-        self._frozen = FrozenBranch(model, whole.frozen_layer) if whole.frozen_layer is not None else None
+        missing = {role: self._missing(role, needs) for role, needs in whole.roles.items()}
+        frozen = layers_of(frozenset[str]().union(*missing.values()), "ref_hidden:")
+        logits = any(need.startswith(("ref_log_probs:", "ref_logits:")) for needs in missing.values() for need in needs)
+        if (frozen or logits) and not keep_original:
+            raise ModelError(
+                "what the model from before gives must be stored where weights are sharded; set train.reference=store"
+            )
+        self._frozen = FrozenBranch(model, max(frozen)) if frozen else None
+        self._original = OriginalWeights(model) if logits else None
 
-    def forward(self, batches: dict[str, dict[str, torch.Tensor]], counts: Counts, active: Sequence[int]) -> dict[str, Any]:
+    def _missing(self, role: str, needs: frozenset[str]) -> frozenset[str]:
+        """Return the needs under the original weights that no store answers."""
+        stored = self._references.get(role)
+        return frozenset(
+            need
+            for need in needs
+            if need.startswith(("ref_hidden:", "ref_log_probs:", "ref_logits:")) and (stored is None or not stored.holds(need))
+        )
+
+    def forward(
+        self,
+        batches: Tensors,
+        counts: Sequence[float],
+        active: Sequence[int],
+        factors: Mapping[int, float] | None = None,
+    ) -> dict[str, Any]:
         """Return the loss of one micro-batch, already divided by the units of the whole step, and statistics.
 
         Args:
             batches: Role to its tensors.
-            counts: What each sum is divided by.
+            counts: For each term what its sum is divided by.
             active: Indices of the terms that act.
+            factors: Term index to a factor beside its weight, where that moves during training.
         """
-        terms = [self.terms[index] for index in active]
-        plan = plan_of(terms)
-        rows = {role: Batch(**batches[role]) for role in plan.roles}
+        terms = {index: self.terms[index] for index in active}
+        plan = plan_of(list(terms.values()))
+        every = batches_of(batches)
+        rows = {role: every[role] for role in plan.roles}
         outputs: dict[str, Outputs] = {}
         caches: dict[str, Cache] = {}
-        for group in self._groups(rows):
+        for group in groups_of(rows):
             self._run(plan, group, outputs, caches)
+        for role in plan.roles:
+            outputs[role].alternative = outputs.get(role + ALTERNATIVE)
+            caches[role].alternative = caches.get(role + ALTERNATIVE)
         loss: torch.Tensor | None = None
         statistics: dict[str, torch.Tensor] = {}
-        for term in terms:
+        for index, term in terms.items():
             value = term(outputs[term.role], rows[term.role], caches[term.role])
-            divisor = max(float(counts[term.role][term.unit]), 1.0)
-            part = term.weight * value.total / divisor
+            divisor = max(float(counts[index]), 1.0)
+            weight = term.weight * (factors or {}).get(index, 1.0)
+            part = weight * value.total / divisor
             loss = part if loss is None else loss + part
             statistics[f"{term.role}.{term.label}"] = value.total.detach() / divisor
             for name, total in value.statistics.items():
@@ -165,21 +234,12 @@ class Engine(nn.Module):
         assert loss is not None
         return {"loss": loss, "statistics": statistics}
 
-    def _groups(self, rows: dict[str, Batch]) -> list[dict[str, Batch]]:
-        """Return batches to run: all roles together where that wastes little, else each alone."""
-        shapes = [batch.input_ids.shape for batch in rows.values()]
-        alone = sum(shape[0] * shape[1] for shape in shapes)
-        together = sum(shape[0] for shape in shapes) * max(shape[1] for shape in shapes)
-        if together <= _MERGE_WASTE * alone:
-            return [rows]
-        return [{role: batch} for role, batch in rows.items()]
-
     def _run(self, plan: Plan, group: dict[str, Batch], outputs: dict[str, Outputs], caches: dict[str, Cache]) -> None:
         """Run one padded batch of one or more roles and file what came out by role."""
         length = max(batch.input_ids.shape[1] for batch in group.values())
         ids_BL = torch.cat([_widened(batch.input_ids, length) for batch in group.values()])
         mask_BL = torch.cat([_widened(batch.attention_mask, length) for batch in group.values()])
-        needs = frozenset().union(*(plan.roles[role] for role in group))
+        needs = frozenset[str]().union(*(plan.roles[role] for role in group))
         slices: dict[str, slice] = {}
         start = 0
         for role, batch in group.items():
@@ -187,61 +247,120 @@ class Engine(nn.Module):
             start += batch.input_ids.shape[0]
             outputs[role] = Outputs()
             caches[role] = Cache()
-            if role in self._reference_rows:
-                caches[role].row_nll = self._reference_rows[role].to(ids_BL.device)[batch.index]
+            self._file_stored(role, plan.roles[role], batch, caches[role])
+        if self._original is not None:
+            self._original_logits(plan, group, caches)
         wanted_BL = torch.cat([_widened(_positions(plan.roles[role], batch), length) for role, batch in group.items()])
-        if self._original is not None and "ref_log_probs" in needs:
-            self._original_log_probs(plan, group, caches)
         entries: dict[int, Entry] = {}
+        depths = layers_of(needs, "hidden:")
         if plan.trunk_layer is not None:
-            depths = _layers(needs, "hidden:")
             entry_of = self._frozen.first if self._frozen is not None else None
             with capture_hidden(self.model, depths - {max(depths)}) as hidden:
                 deepest, entries = run_trunk(self.model, max(depths), ids_BL, mask_BL, entry_of=entry_of)
             hidden = {**hidden, max(depths): deepest}
         else:
             assert self._head is not None
-            with capture_hidden(self.model, _layers(needs, "hidden:")) as hidden:
-                log_probs_NV = self._head.log_probs(ids_BL, mask_BL, wanted_BL)
-            self._file_log_probs(plan, group, slices, wanted_BL, log_probs_NV, outputs)
+            with capture_hidden(self.model, depths) as hidden:
+                logits_NV = self._head.logits(ids_BL, mask_BL, wanted_BL)
+            _file_logits(plan, group, slices, wanted_BL, logits_NV, outputs)
         for role, batch in group.items():
             width = batch.input_ids.shape[1]
-            for layer in _layers(plan.roles[role], "hidden:"):
+            for layer in layers_of(plan.roles[role], "hidden:"):
                 outputs[role].hidden[layer] = hidden[layer][slices[role], :width]
-            if self._frozen is not None and (frozen := _layers(plan.roles[role], "ref_hidden:")):
-                branch = self._frozen.hidden(ids_BL, mask_BL, entries, slices[role])
+            frozen = layers_of(self._missing(role, plan.roles[role]), "ref_hidden:")
+            if self._frozen is not None and frozen:
+                branch = self._frozen.hidden(ids_BL, mask_BL, entries, slices[role], frozen)
                 for layer in frozen:
-                    caches[role].hidden[layer] = branch[:, :width]
+                    caches[role].hidden[layer] = branch[layer][:, :width]
 
-    def _original_log_probs(self, plan: Plan, group: dict[str, Batch], caches: dict[str, Cache]) -> None:
+    def _file_stored(self, role: str, needs: frozenset[str], batch: Batch, cache: Cache) -> None:
+        """Read what the store holds for these rows."""
+        stored = self._references.get(role)
+        if "ref_row_nll" in needs:
+            if stored is None or stored.row_nll is None:
+                raise ModelError(f"the rows of {role} have no reference log-probabilities; compute them before training")
+            cache.row_nll = stored.row_nll.to(batch.input_ids.device)[batch.index]
+        if stored is None:
+            return
+        device = batch.input_ids.device
+        for kind in kinds_of(needs, "ref_log_probs:"):
+            if stored.holds(f"ref_log_probs:{kind}"):
+                cache.log_probs[kind] = stored.log_probs(kind, batch.index).to(device)
+        for layer in layers_of(needs, "ref_hidden:"):
+            if stored.holds(f"ref_hidden:{layer}"):
+                cache.hidden[layer] = stored.hidden(layer, batch.index, batch.input_ids.shape[1]).to(device)
+
+    def _original_logits(self, plan: Plan, group: dict[str, Batch], caches: dict[str, Cache]) -> None:
+        """Run the rows that no store answers under the weights from before."""
         assert self._original is not None and self._head is not None
         for role, batch in group.items():
-            if "ref_log_probs" in plan.roles[role]:
-                was_training = self.model.training
-                self.model.eval()  # the teacher is the model as it is used: no dropout
-                with self._original.active():
-                    caches[role].log_probs = self._head.log_probs(batch.input_ids, batch.attention_mask, followed_BL(batch))
-                self.model.train(was_training)
+            missing = self._missing(role, plan.roles[role])
+            log_probs, raw = kinds_of(missing, "ref_log_probs:"), kinds_of(missing, "ref_logits:")
+            if not log_probs and not raw:
+                continue
+            was_training = self.model.training
+            self.model.eval()  # the teacher is the model as it is used: no dropout
+            with self._original.active():
+                for kind in sorted({*log_probs, *raw}):
+                    logits_NV = self._head.logits(batch.input_ids, batch.attention_mask, positions_BL(batch, kind))
+                    if kind in raw:
+                        caches[role].logits[kind] = logits_NV
+                    if kind in log_probs:
+                        caches[role].log_probs[kind] = torch.log_softmax(logits_NV, dim=-1)
+            self.model.train(was_training)
 
-    @staticmethod
-    def _file_log_probs(
-        plan: Plan,
-        group: dict[str, Batch],
-        slices: dict[str, slice],
-        wanted_BL: torch.Tensor,
-        log_probs_NV: torch.Tensor,
-        outputs: dict[str, Outputs],
-    ) -> None:
-        start = 0
-        for role, batch in group.items():
-            here_BL = wanted_BL[slices[role], : batch.input_ids.shape[1]]
-            count = int(here_BL.sum())
-            part_NV = log_probs_NV[start : start + count]
-            start += count
-            if "log_probs" in plan.roles[role]:
-                outputs[role].log_probs = part_NV
-            if "token_nll" in plan.roles[role]:
-                outputs[role].token_nll = token_nll_BL(batch, here_BL, part_NV)
+
+def groups_of(rows: dict[str, Batch]) -> list[dict[str, Batch]]:
+    """Return batches to run: roles of like width together while that wastes little, the widest first.
+
+    Example:
+        Widths 10, 9 and 2 of one row each: the first two share a pass (20 cells for 19), the third would cost 30 for 21.
+    """
+    order = sorted(rows, key=lambda role: -rows[role].input_ids.shape[1])
+    groups: list[dict[str, Batch]] = []
+    for role in order:
+        candidate = {**groups[-1], role: rows[role]} if groups else {role: rows[role]}
+        alone = sum(batch.input_ids.numel() for batch in candidate.values())
+        together = sum(len(batch.input_ids) for batch in candidate.values()) * max(
+            batch.input_ids.shape[1] for batch in candidate.values()
+        )
+        if groups and together <= _MERGE_WASTE * alone:
+            groups[-1] = candidate
+        else:
+            groups.append({role: rows[role]})
+    return groups
+
+
+def _file_logits(
+    plan: Plan,
+    group: dict[str, Batch],
+    slices: dict[str, slice],
+    wanted_BL: torch.Tensor,
+    logits_NV: torch.Tensor,
+    outputs: dict[str, Outputs],
+) -> None:
+    """Cut the logits of a pass by role and kind of position."""
+    start = 0
+    for role, batch in group.items():
+        here_BL = wanted_BL[slices[role], : batch.input_ids.shape[1]]
+        count = int(here_BL.sum())
+        part_NV = logits_NV[start : start + count]
+        start += count
+        needs = plan.roles[role]
+        for kind in kinds_of(needs, "logits:"):
+            outputs[role].logits[kind] = _at(part_NV, here_BL, positions_BL(batch, kind))
+        if "token_nll" in needs or kinds_of(needs, "log_probs:"):
+            log_probs_NV = torch.log_softmax(part_NV, dim=-1)
+            for kind in kinds_of(needs, "log_probs:"):
+                outputs[role].log_probs[kind] = _at(log_probs_NV, here_BL, positions_BL(batch, kind))
+            if "token_nll" in needs:
+                outputs[role].token_nll = token_nll_BL(batch, here_BL, log_probs_NV)
+
+
+def _at(values_NV: torch.Tensor, computed_BL: torch.Tensor, wanted_BL: torch.Tensor) -> torch.Tensor:
+    """Return the rows of computed positions that are also wanted."""
+    chosen_N = wanted_BL[computed_BL]
+    return values_NV if bool(chosen_N.all()) else values_NV[chosen_N]
 
 
 def _widened(tensor_BL: torch.Tensor, length: int) -> torch.Tensor:
@@ -251,8 +370,9 @@ def _widened(tensor_BL: torch.Tensor, length: int) -> torch.Tensor:
 
 def _positions(needs: frozenset[str], batch: Batch) -> torch.Tensor:
     """Return the positions at which a role needs the head, shape (B, L)."""
-    if "log_probs" in needs:
-        return followed_BL(batch)
+    wanted_BL = torch.zeros_like(batch.labels, dtype=torch.bool)
     if "token_nll" in needs:
-        return predicting_BL(batch)
-    return torch.zeros_like(batch.labels, dtype=torch.bool)
+        wanted_BL |= predicting_BL(batch)
+    for kind in {*kinds_of(needs, "log_probs:"), *kinds_of(needs, "logits:")}:
+        wanted_BL |= positions_BL(batch, kind)
+    return wanted_BL

@@ -1,41 +1,51 @@
 """The one trainer: `transformers.Trainer` fed with roles, and everything that makes its result exact.
 
-- The loss of a micro-batch is divided by the units of the whole step, so accumulation equals one large batch.
-- The optimiser holds state for the parameters that train and for nothing else.
+- The loss of a micro-batch is divided by the units of the whole step, so accumulation and processes equal one large batch.
+- The optimiser holds state for the weights that train and for nothing else; clipping counts their gradient alone.
 - Samples are a function of the seed and their number, so a resumed run reads what an uninterrupted one would have read.
 - Checkpoints are whole, safetensors and JSON; a run resumed from one gives the same bits on a CPU.
-- A loss that is not finite stops the run instead of being averaged away.
+- A loss that is not finite stops the run instead of being averaged away; so does ascent that has broken the model.
+- A smoother takes over the order of passes within a step: it sees the forget gradient of all micro-batches at once.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
+from temper import processes
 from temper.data import Encoded
 from temper.errors import RunError
 from temper.recipe import TrainSection
 from temper.run import Run
 from temper.train import checkpoint
-from temper.train.dataset import Remap, RoleDataset, collator
-from temper.train.engine import Counts, Engine, count_units
-from temper.train.losses.term import Batch
+from temper.train.arguments import trainer_arguments
+from temper.train.dataset import RoleDataset, collator
+from temper.train.dual import DualAscent
+from temper.train.engine import Engine, count_units
+from temper.train.losses.nll import NLL
+from temper.train.losses.term import LossTerm
+from temper.train.optimizer import SelectedAdamW
 from temper.train.schedule import Schedule
+from temper.train.sharding import whole, whole_trained
+from temper.train.smoothers.base import Smoothing
+from temper.train.stopping import RetainFloor, Stopped, collapse_bound
 
-__all__ = ["RoleTrainer", "Spent", "total_steps", "train_roles"]
+__all__ = ["Extras", "RoleTrainer", "Spent", "train_roles"]
 
 _KEPT_CHECKPOINTS = 2
+_FORGET_ROLES = ("forget", "trace")
 
 logging.getLogger("transformers.trainer").setLevel(logging.WARNING)
 
@@ -50,80 +60,65 @@ class Spent:
     steps: int
 
 
-def total_steps(train: TrainSection, anchor_rows: int) -> int:
-    """Return the optimiser steps of a run; an epoch that does not fill its last step rounds up."""
-    if train.steps is not None:
-        return train.steps
-    assert train.epochs is not None
-    return max(1, math.ceil(round(train.epochs * anchor_rows / (train.batch_size * train.accumulation), 9)))
+@dataclass
+class Extras:
+    """What a run adds to plain training.
+
+    Attributes:
+        masks: Parameter name to a mask of what trains; a parameter without one trains whole.
+        smoothing: The running side of a smoother.
+        dual: A retain weight that moves.
+        floor: The look at the retain rows that may end the run.
+        sharded: Whether the engine is sharded over processes.
+    """
+
+    masks: Mapping[str, torch.Tensor] | None = None
+    smoothing: Smoothing | None = None
+    dual: DualAscent | None = None
+    floor: RetainFloor | None = None
+    sharded: bool = False
 
 
-def checkpoint_interval(train: TrainSection, steps: int) -> int:
-    """Return the steps between checkpoints: what was asked for, else a tenth of the run; 0 for none."""
-    if train.checkpoint_every is not None:
-        return train.checkpoint_every
-    return max(1, math.ceil(steps / 10))
+class _Unwrapped(nn.Module):
+    """Stands where the trainer expects a data parallel wrapper, for a model whose gradients this module's owner reduces."""
 
+    def __init__(self, engine: nn.Module) -> None:
+        super().__init__()
+        self.module = engine
 
-def _arguments(train: TrainSection, folder: Path, steps: int, seed: int) -> TrainingArguments:
-    every = checkpoint_interval(train, steps)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.accumulation,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.lr_schedule if train.lr_schedule != "constant" else "constant_with_warmup",
-        warmup_steps=train.warmup_steps,
-        weight_decay=train.weight_decay,
-        adam_beta1=train.adam_beta1,
-        adam_beta2=train.adam_beta2,
-        max_grad_norm=train.max_grad_norm,
-        logging_steps=train.log_every,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if every else "no",
-        save_steps=every or 500,
-        use_cpu=not torch.cuda.is_available(),
-        seed=seed,
-        bf16=False,
-        activation_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    # several visible devices in one process would be driven by DataParallel, which splits losses in ways that are not exact
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
 
 
 class _Follow(TrainerCallback):  # type: ignore[misc]
-    """Tells the run how far training is."""
+    """Tells the run how far training is, and ends it where a rule says so."""
 
     def __init__(self, run: Run, trainer: RoleTrainer) -> None:
         self._run = run
         self._trainer = trainer
         self._note = ""
 
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self._trainer.check_gradients()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if self._trainer.after_step():
+            control.should_training_stop = True
+        if state.is_world_process_zero:
+            self._run.progress("train", state.global_step, state.max_steps, self._note)
+
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs and state.is_world_process_zero:
-            statistics = self._trainer.take_statistics()
             self._note = f"loss {logs['loss']:.4f}"
+            facts = {name: value for name, value in logs.items() if name not in ("loss", "grad_norm", "learning_rate", "epoch")}
             self._run.log(
                 "train",
                 step=state.global_step,
                 loss=round(logs["loss"], 6),
                 grad_norm=round(float(logs["grad_norm"]), 6) if "grad_norm" in logs else None,
                 learning_rate=logs["learning_rate"],
-                **{name: round(value, 6) for name, value in statistics.items()},
+                **facts,
             )
-
-    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        self._trainer.check_gradients()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self._run.progress("train", state.global_step, state.max_steps, self._note)
 
 
 class RoleTrainer(Trainer):  # type: ignore[misc]
@@ -134,16 +129,33 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
     optimizer: Any
     lr_scheduler: Any
 
-    def __init__(self, engine: Engine, schedule: Schedule, settings: TrainSection, **kwargs: Any) -> None:
+    def __init__(self, engine: Engine, schedule: Schedule, settings: TrainSection, extras: Extras, **kwargs: Any) -> None:
         self._schedule = schedule
         self._settings = settings
-        self._counts: Counts = {}
-        self._statistics: dict[str, list[float]] = {}
+        self._extras = extras
+        self._counts: Sequence[float] = ()
+        self._samples: list[Any] = []
+        self._place = 0
+        self._statistics: dict[str, list[torch.Tensor]] = {}
+        self._steps_counted = 0
+        self._step_values: dict[int, torch.Tensor] = {}
+        self.stopped: Stopped | None = None
+        self._bound = collapse_bound(int(engine.model.config.get_text_config().vocab_size))  # type: ignore[union-attr, operator]
         self._begun = (time.monotonic(), _cpu_seconds())
         self._before = {"wall_s": 0.0, "cpu_s": 0.0, "tokens": 0.0}
         self._tokens = 0
         super().__init__(model=engine, **kwargs)
         self.remove_callback(PrinterCallback)
+
+    @property
+    def _reduces_itself(self) -> bool:
+        """Whether gradients are reduced here or by shards, instead of by a data parallel wrapper."""
+        return self._extras.sharded or self._extras.smoothing is not None
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        if self._reduces_itself and processes.count() > 1:
+            return _Unwrapped(self.model)
+        return super()._wrap_model(model, training=training, dataloader=dataloader)
 
     # ---- data ----
 
@@ -154,38 +166,128 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Return the micro-batches of one step and count their units over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        totals: dict[str, dict[str, float]] = {}
+        terms = self.model.terms
+        totals = torch.zeros(len(terms), dtype=torch.float64)
         for sample in samples:
-            for role, tensors in sample.items():
-                batch = Batch(**tensors)
-                here = totals.setdefault(role, {})
-                for unit, count in count_units(batch).items():
-                    here[unit] = here.get(unit, 0.0) + count
-                self._tokens += int(batch.attention_mask.sum())
-        if self.args.world_size > 1:
-            for role, here in totals.items():
-                values = torch.tensor(list(here.values()), dtype=torch.float64, device=device)
-                summed = self.accelerator.reduce(values, reduction="sum")
-                totals[role] = dict(zip(here, summed.tolist(), strict=True))
-        self._counts = totals
+            totals += torch.tensor(count_units(terms, sample), dtype=torch.float64)
+            self._tokens += sum(int(tensors["attention_mask"].sum()) for tensors in sample.values())
+        if processes.count() > 1:
+            torch.distributed.all_reduce(totals)
+        self._counts = totals.tolist()
+        self._samples, self._place = samples, 0
         return samples, None
 
     # ---- loss ----
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Return the share of one micro-batch in the loss of the step."""
-        active = self._schedule.active(self.state.global_step, self.model.terms)
-        result = model(inputs, self._counts, active)
-        loss = result["loss"]
+    def _terms(self) -> list[int]:
+        return list(self._schedule.active(self.state.global_step, self.model.terms))
+
+    def _factors(self) -> dict[int, float]:
+        dual = self._extras.dual
+        return (
+            {} if dual is None else {n: dual.weight for n, term in enumerate(self.model.terms) if term.role == dual.settings.role}
+        )
+
+    def _loss(self, model: Any, inputs: Any, active: Sequence[int], noted: bool = True) -> torch.Tensor:
+        """Return the share of one micro-batch in the loss of the step, and take note of its statistics."""
+        result = model(inputs, self._counts, active, self._factors())
+        loss: torch.Tensor = result["loss"]
         if not torch.isfinite(loss):
             raise RunError(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}. Lower train.learning_rate, or raise the weight of the retain "
                 "term; unbounded objectives (ga, graddiff) diverge when run for long."
             )
+        if not noted:
+            return loss
         for name, value in result["statistics"].items():
-            self._statistics.setdefault(name, []).append(float(value))
+            self._statistics.setdefault(name, []).append(value)
+        for index in active:
+            term = self.model.terms[index]
+            value = result["statistics"][f"{term.role}.{term.label}"]
+            self._step_values[index] = self._step_values.get(index, torch.zeros_like(value)) + value
+        return loss
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """Return the share of one micro-batch in the loss of the step."""
         # data parallel averages gradients over processes; the loss is already divided by the units of all of them
-        return loss * self.args.world_size
+        return self._loss(model, inputs, self._terms()) * processes.count()
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Run one micro-batch, or, with a smoother, all of them at the last one."""
+        smoothing = self._extras.smoothing
+        if smoothing is None:
+            step: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return step
+        self._place += 1
+        if self._place < len(self._samples):
+            return torch.zeros((), device=self.args.device)
+        self.model.train()
+        samples = [self._prepare_inputs(sample) for sample in self._samples]
+        active = self._terms()
+        forget = [index for index in active if self.model.terms[index].role in _FORGET_ROLES]
+        retain = [index for index in active if index not in forget]
+        report = smoothing.step(
+            lambda: self._pass(samples, forget), lambda: self._pass(samples, retain), (self.args.seed, self.state.global_step)
+        )
+        for name, value in report.statistics.items():
+            self._statistics.setdefault(f"smoother.{name}", []).append(torch.tensor(value / processes.count()))
+        return torch.tensor(report.loss, device=self.args.device)
+
+    def _pass(self, samples: Sequence[Any], active: Sequence[int]) -> float:
+        """Add the gradient of some terms over all micro-batches and processes to `.grad`; return their value."""
+        if not active:
+            return 0.0
+        # a smoother runs the forget terms several times in a step; the record holds the first run, most often at the weights themselves
+        noted = not any(index in self._step_values for index in active)
+        before = {p: p.grad for p in self.model.parameters() if p.grad is not None}
+        for parameter in before:
+            parameter.grad = None
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        for sample in samples:
+            loss = self._loss(self.model, sample, active, noted)
+            (loss * (processes.count() if self._extras.sharded else 1)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach().double()
+        if processes.count() > 1:
+            torch.distributed.all_reduce(total)
+            if not self._extras.sharded:
+                for parameter in self.model.parameters():
+                    if parameter.grad is not None:
+                        torch.distributed.all_reduce(parameter.grad)
+        self._own_optimizer.zero_unselected_gradients()
+        for parameter, gradient in before.items():
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return float(total)
+
+    def after_step(self) -> bool:
+        """Move the dual weight, average weights, look at the stopping rules; return whether training is to end."""
+        step = self.state.global_step
+        self._steps_counted += 1
+        watched = [index for index, term in enumerate(self.model.terms) if self._is_watched(term) and index in self._step_values]
+        values = torch.stack([self._step_values[index].double() for index in watched]) if watched else torch.zeros(0)
+        self._step_values = {}
+        if processes.count() > 1 and watched:
+            torch.distributed.all_reduce(values)
+        for index, value in zip(watched, values.tolist(), strict=True):
+            term = self.model.terms[index]
+            if isinstance(term, NLL) and term.sign == -1:
+                if self._settings.stop.collapse and -value > self._bound:
+                    self.stopped = Stopped("collapse", step, -value, self._bound, step)
+            elif self._extras.dual is not None:
+                self._extras.dual.update(step - 1, value)
+        if self._extras.smoothing is not None:
+            self._extras.smoothing.after_step(step)
+        floor = self._extras.floor
+        if self.stopped is None and floor is not None and step % self._settings.stop.every == 0:
+            probability = floor.probability()
+            if probability < floor.bound:
+                self.stopped = Stopped("retain_floor", step, probability, floor.bound, floor.kept_step)
+            else:
+                floor.keep(step)
+        return self.stopped is not None
+
+    def _is_watched(self, term: LossTerm) -> bool:
+        dual = self._extras.dual
+        return (isinstance(term, NLL) and term.sign == -1) or (dual is not None and term.role == dual.settings.role)
 
     def check_gradients(self) -> None:
         """Stop before a step that would destroy the weights.
@@ -194,38 +296,63 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
             RunError: A gradient is not finite.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if not all(torch.isfinite(gradient).all() for gradient in gradients):
+        local = [getattr(gradient, "_local_tensor", gradient) for gradient in gradients]
+        if not all(torch.isfinite(gradient).all() for gradient in local):
             raise RunError(
                 f"a gradient became infinite or NaN at step {self.state.global_step + 1}. Lower train.learning_rate, or raise the weight of the "
                 "retain term."
             )
 
-    def take_statistics(self) -> dict[str, float]:
-        """Return the means of the term statistics since the last call, per step."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the means per step of the term statistics since the last time."""
         # every micro-batch was divided by the units of the whole step, so a step is the sum of its micro-batches
-        means = {name: sum(values) * self._settings.accumulation / len(values) for name, values in self._statistics.items()}
-        self._statistics = {}
-        return means
+        names = sorted(self._statistics)
+        if names and "loss" in logs:
+            means = torch.stack([torch.stack(self._statistics[name]).double().sum().cpu() for name in names])
+            if processes.count() > 1:
+                torch.distributed.all_reduce(means)
+            means /= max(self._steps_counted, 1)
+            logs = {**logs, **{name: round(value, 6) for name, value in zip(names, means.tolist(), strict=True)}}
+            if self._extras.dual is not None:
+                logs["dual_weight"] = round(self._extras.dual.weight, 6)
+            self._statistics, self._steps_counted = {}, 0
+        super().log(logs, start_time)
 
     # ---- optimiser ----
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return AdamW over the parameters that train; matrices decay, vectors do not."""
+        """Return AdamW over the weights that train; matrices decay, vectors do not."""
         if self.optimizer is None:
-            trained = [p for p in self.model.parameters() if p.requires_grad]
-            groups = [
-                {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.args.weight_decay},
-                {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-            ]
-            self.optimizer = torch.optim.AdamW(
-                [group for group in groups if group["params"]],
+            self._own_optimizer = SelectedAdamW(
+                [(name, p) for name, p in self.model.model.named_parameters() if p.requires_grad],
+                self._extras.masks,
                 lr=self.args.learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
-                fused=True,
+                weight_decay=self.args.weight_decay,
             )
+            self.optimizer = self._own_optimizer
         optimizer: torch.optim.Optimizer = self.optimizer
         return optimizer
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """The bytes of optimiser state in this process."""
+        return self._own_optimizer.state_bytes()
+
+    def _clip_grad_norm(self, model: Any) -> float:
+        self._own_optimizer.zero_unselected_gradients()
+        return self._norm(self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: Any, grad_norm: float | None = None) -> float:
+        if grad_norm is None:
+            self._own_optimizer.zero_unselected_gradients()
+            grad_norm = self._norm(float("inf"))
+        return grad_norm
+
+    def _norm(self, largest: float) -> float:
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        return float(whole(torch.nn.utils.clip_grad_norm_(trained, largest)))
 
     # ---- checkpoints ----
 
@@ -241,19 +368,43 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # reading shards whole is a collective: every process does it, one writes
+        trained = whole_trained(self.model)
+        optimizer_state = checkpoint.whole_state(self.optimizer)
+        extra = {
+            f"smoother.{name}": value
+            for name, value in (self._extras.smoothing.state() if self._extras.smoothing else {}).items()
+        }
+        if self._extras.dual is not None:
+            extra["dual"] = torch.tensor(self._extras.dual.weight, dtype=torch.float64)
         if self.args.should_save:
             folder = Path(self.args.output_dir)
-            state = _state_text(self.state)
             spent = {"wall_s": self.spent.wall_s, "cpu_s": self.spent.cpu_s, "tokens": float(self.spent.tokens)}
             checkpoint.save(
-                folder / f"checkpoint-{self.state.global_step}", self.model, self.optimizer, self.lr_scheduler, state, spent
+                folder / f"checkpoint-{self.state.global_step}",
+                trained,
+                optimizer_state,
+                self.lr_scheduler,
+                _state_text(self.state),
+                spent,
+                extra,
             )
             checkpoint.prune(folder, _KEPT_CHECKPOINTS)
-        self.accelerator.wait_for_everyone()
+        processes.wait()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoint.load_trained(Path(resume_from_checkpoint), self.model)
-        self._before = checkpoint.load_spent(Path(resume_from_checkpoint))
+        folder = Path(resume_from_checkpoint)
+        checkpoint.load_trained(folder, self.model)
+        self._before = checkpoint.load_spent(folder)
+        extra = checkpoint.load_extra(folder)
+        if self._extras.dual is not None and "dual" in extra:
+            self._extras.dual.weight = float(extra["dual"])
+        if self._extras.smoothing is not None:
+            state = {name.removeprefix("smoother."): value for name, value in extra.items() if name.startswith("smoother.")}
+            self._extras.smoothing.load_state(state)
+        if self._extras.floor is not None:
+            # these weights were written after a look that was good, or before the first one
+            self._extras.floor.keep(int(folder.name.rpartition("-")[2]))
 
     def _load_optimizer_and_scheduler(self, checkpoint_path: str | None) -> None:
         if checkpoint_path is not None:
@@ -280,49 +431,57 @@ def train_roles(
     engine: Engine,
     *,
     run: Run,
+    dataset: RoleDataset,
     rows: Mapping[str, Encoded],
-    drawn: Mapping[str, Encoded] | None = None,
-    remap: Mapping[str, Remap] | None = None,
     schedule: Schedule,
     settings: TrainSection,
     pad_id: int,
-) -> Spent:
-    """Train and return what it used; resumes from the newest checkpoint of the run folder.
+    steps: int,
+    extras: Extras | None = None,
+    folder: str = "checkpoints",
+) -> tuple[Spent, Stopped | None]:
+    """Train and return what it used and why it ended early, if it did; resumes from the newest checkpoint of the run folder.
 
     Args:
         engine: The model with its terms.
         run: Receives progress and log lines; checkpoints lie in its folder.
-        rows: Role to its encoded rows, substitutes included.
-        drawn: Role to the rows that are drawn from, where that is less than `rows`.
-        remap: Role to a substitution of its rows by (item, epoch).
+        dataset: Which rows a sample holds.
+        rows: Role to its encoded rows, derived ones included.
         schedule: Which terms act.
         settings: The train section of the recipe.
         pad_id: The id that fills.
+        steps: Optimiser steps.
+        extras: Masks, smoother, dual weight, floor, shards.
+        folder: Name of the checkpoint folder; a second training of a run has its own.
 
     Raises:
         RunError: The loss is not finite.
     """
     torch.set_num_threads(settings.threads)
-    folder = run.folder / "checkpoints"
-    checkpoint.sweep(folder)
-    base = dict(drawn or rows)
-    steps = total_steps(settings, len(base[settings.anchor].items))
-    arguments = _arguments(settings, folder, steps, run.recipe.seed)
-    length = steps * settings.batch_size * settings.accumulation * arguments.world_size
-    dataset = RoleDataset(base, anchor=settings.anchor, seed=run.recipe.seed, length=length, remap=remap)
+    extras = extras or Extras()
+    place = run.folder / folder
+    if processes.is_first():
+        checkpoint.sweep(place)
+    processes.wait()
     trainer = RoleTrainer(
         engine,
         schedule,
         settings,
-        args=arguments,
+        extras,
+        args=trainer_arguments(settings, place, steps, run.recipe.seed),
         train_dataset=dataset,
         data_collator=collator(rows, pad_id),
     )
     trainer.add_callback(_Follow(run, trainer))
-    newest = checkpoint.latest(folder)
+    newest = checkpoint.latest(place)
     if newest is not None:
         run.log("resume", checkpoint=newest.name)
     trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
-    if not all(torch.isfinite(p).all() for p in engine.parameters() if p.requires_grad):
+    if extras.smoothing is not None and trainer.stopped is None:
+        extras.smoothing.finish()
+    if trainer.stopped is not None and extras.floor is not None and trainer.stopped.reason == "retain_floor":
+        extras.floor.restore()
+    local = [getattr(p, "_local_tensor", p) for p in engine.parameters() if p.requires_grad]
+    if not all(torch.isfinite(p).all() for p in local):
         raise RunError("a weight became infinite or NaN in the last step; nothing was saved. Lower train.learning_rate.")
-    return trainer.spent
+    return trainer.spent, trainer.stopped

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from temper.unlearn.objective import Context, Objective
+from pydantic import Field
+
+from temper.unlearn.objective import Context, Objective, RetainTerm
 
 if TYPE_CHECKING:
     from temper.train.losses.term import LossTerm
@@ -25,9 +27,9 @@ class GradientAscent(Objective):
     """Settings of GA: only the forget weight."""
 
     name: ClassVar[str] = "ga"
-    roles: ClassVar[tuple[str, ...]] = ("forget",)
+    retain_term: RetainTerm = Field("none", description="GA reads no retain rows; graddiff is GA with a retain term.")
 
-    def terms(self, context: Context) -> Sequence[LossTerm]:
+    def forget_terms(self, context: Context) -> Sequence[LossTerm]:
         """Return ascent on forget."""
         from temper.train.losses.nll import NLL
 

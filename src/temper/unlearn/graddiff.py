@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
 from temper.unlearn.objective import Context, Objective
 
 if TYPE_CHECKING:
@@ -26,10 +24,9 @@ class GradDiff(Objective):
     """Settings of GradDiff."""
 
     name: ClassVar[str] = "graddiff"
-    retain_weight: float = Field(1.0, ge=0, description="α, the weight of the retain term.")
 
-    def terms(self, context: Context) -> Sequence[LossTerm]:
-        """Return ascent on forget and descent on retain."""
+    def forget_terms(self, context: Context) -> Sequence[LossTerm]:
+        """Return ascent on forget."""
         from temper.train.losses.nll import NLL
 
-        return [NLL("forget", self.forget_weight, sign=-1), NLL("retain", self.retain_weight)]
+        return [NLL("forget", self.forget_weight, sign=-1)]

@@ -2,7 +2,7 @@
 
     L = -γ NLL(D_f) + α KL(p_0 ‖ p_θ; D_r)
 
-Costs a second, ungraded pass over the retain rows. Unbounded in its forget term, like GradDiff.
+The distributions of the model before are read from a store, or cost a second, ungraded pass over the retain rows. Unbounded in its forget term, like GradDiff.
 
 Source: Maini et al., TOFU (2024), "KL minimization".
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from temper.unlearn.objective import Context, Objective
+from temper.unlearn.objective import Context, Objective, RetainTerm
 
 if TYPE_CHECKING:
     from temper.train.losses.term import LossTerm
@@ -26,11 +26,10 @@ class KLMin(Objective):
     """Settings of KL-min."""
 
     name: ClassVar[str] = "klmin"
-    retain_weight: float = Field(1.0, ge=0, description="α, the weight of the KL term.")
+    retain_term: RetainTerm = Field("kl", description="What holds the retain rows; KL-min is GradDiff with kl.")
 
-    def terms(self, context: Context) -> Sequence[LossTerm]:
-        """Return ascent on forget and KL to the model before on retain."""
-        from temper.train.losses.kl import KL
+    def forget_terms(self, context: Context) -> Sequence[LossTerm]:
+        """Return ascent on forget."""
         from temper.train.losses.nll import NLL
 
-        return [NLL("forget", self.forget_weight, sign=-1), KL("retain", self.retain_weight)]
+        return [NLL("forget", self.forget_weight, sign=-1)]

@@ -2,28 +2,40 @@
 
     L(θ) = γ F(θ; D_f) + α R(θ; D_r)                     γ = forget_weight, α = retain_weight
 
-An objective is settings first, checked with the recipe without loading torch; `terms` builds its losses when the model
-is there. Adding one: a file like `npo.py`, a line in the registry, a test, a paragraph in docs/objectives.md.
+An objective is settings first, checked with the recipe without loading torch; its losses are built when the model is there. It gives the
+forget terms; the retain term is chosen by the recipe, the same ones for every objective:
+
+| retain_term | R | costs beside the merged pass |
+| --- | --- | --- |
+| nll | mean over scored tokens of -log p_θ | nothing |
+| kl | mean over positions of KL(p_0 ‖ p_θ) | distributions from before: a store, or one pass without gradient |
+| embed | mean squared move of the hidden states of block `retain_layer` | activations from before: a store, or the blocks up to it |
+| ap | -(1/β) log σ(β (S_θ(refusal) - S_θ(answer))) on retain questions: answers stay likelier than refusals | the refusals' rows |
+| none | 0; no retain data are read | |
+
+Adding an objective: a file like `npo.py`, a line in the registry, a test, a paragraph in docs/objectives.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from temper.errors import InputError
-from temper.recipe import NamedSettings
+from temper.recipe import Named, NamedSettings, named_settings
+from temper.unlearn.alternatives import Alternatives
 
 if TYPE_CHECKING:
-    from temper.data import Encoded
-    from temper.train.dataset import Remap
+    from temper.train.dual import DualSettings
     from temper.train.losses.term import LossTerm
 
-__all__ = ["Context", "Objective", "Substitution"]
+__all__ = ["Context", "Objective", "RetainTerm", "TokenMask"]
+
+RetainTerm = Literal["nll", "kl", "embed", "ap", "none"]
+TokenMask = Literal["labelled", "answer", "nonpad", "all"]
 
 
 @dataclass
@@ -42,29 +54,80 @@ class Context:
     hidden_size: int
     check_layer: Callable[[int, str], int]
     median_token_norm: Callable[[int, str], float]
-    facts: dict[str, Any]
-
-
-@dataclass
-class Substitution:
-    """Rows appended behind a role's own, and which of them stands for an item in an epoch."""
-
-    rows: Encoded
-    remap: Remap
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Objective(NamedSettings):
     """Base of all unlearning objectives.
 
     Attributes:
-        roles: Roles it reads; each needs data.
-        family: Word for the run record: ascent, preference, representation, substitution.
+        family: Word for the run record: ascent, preference, representation, substitution, distillation, arithmetic, entropy.
+        reads_alternatives: Whether the forget rows meet other responses.
+        replaces: Whether those stand in the place of the forget rows instead of beside them.
+        result: What the run leaves: the trained weights, or what the objective makes of them at the end.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("forget", "retain")
     family: ClassVar[str] = "ascent"
+    reads_alternatives: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False
+    result: ClassVar[Literal["weights", "task_vector", "offset"]] = "weights"
 
     forget_weight: float = Field(1.0, ge=0, description="γ, the weight of the forget term.")
+    retain_weight: float = Field(1.0, ge=0, description="α, the weight of the retain term.")
+    retain_term: RetainTerm = Field("nll", description="What holds the retain rows: nll, kl, embed, ap or none.")
+    retain_mask: TokenMask = Field("nonpad", description="Which retain positions kl and embed count.")
+    retain_layer: int | None = Field(None, description="The block that embed holds, from 0; negative counts from the end.")
+    retain_beta: float = Field(0.1, gt=0, description="β of ap.")
+    alternatives: Named = Field(
+        default_factory=lambda: cast(NamedSettings, named_settings("alternatives", "refusals")),
+        description="Other responses, where a loss reads them: refusals, {column: NAME}, {generate: {samples: 5}}.",
+    )
+
+    @field_validator("alternatives", mode="before")
+    @classmethod
+    def _named_alternatives(cls, value: Any) -> Any:
+        found = named_settings("alternatives", value)
+        if not isinstance(found, Alternatives):
+            raise ValueError(f"{type(found).__name__} is not a source of alternatives")
+        return found
+
+    @model_validator(mode="after")
+    def _retain_term_is_whole(self) -> Objective:
+        if self.retain_term == "kl" and self.retain_mask == "answer":
+            raise ValueError("retain_mask: answer is for retain_term embed; kl counts labelled, nonpad or all positions")
+        if self.retain_term == "embed" and self.held_layer() is None:
+            raise ValueError("retain_layer: needed with retain_term embed; give the block to hold, counted from 0")
+        return self
+
+    # ---- what it reads ----
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Return the roles that need data."""
+        return ("forget",) if self.retain_term == "none" else ("forget", "retain")
+
+    @property
+    def alternative_roles(self) -> tuple[str, ...]:
+        """Return the roles whose rows meet other responses."""
+        forget = ("forget",) if self.reads_alternatives else ()
+        return (*forget, "retain") if self.retain_term == "ap" else forget
+
+    @property
+    def trains(self) -> bool:
+        """Return whether the run trains at all; some objectives can be given a model that was trained elsewhere."""
+        return True
+
+    def layers_read(self) -> dict[str, int]:
+        """Return field to the layer it names, for a check against the model before its weights are loaded."""
+        return {"method.retain_layer": layer} if self.retain_term == "embed" and (layer := self.held_layer()) is not None else {}
+
+    def held_layer(self) -> int | None:
+        """Return the layer that `embed` holds."""
+        return self.retain_layer
+
+    def trunk_depth(self) -> int | None:
+        """Return the deepest block that is read, as the settings name it, where nothing above it is read; else None."""
+        return None
 
     def check(self, n_layers: int) -> None:
         """Refuse settings that a model of so many blocks cannot meet; called before its weights are loaded.
@@ -72,16 +135,49 @@ class Objective(NamedSettings):
         Raises:
             ModelError: A layer is out of range.
         """
+        from temper.errors import ModelError
 
-    def terms(self, context: Context) -> Sequence[LossTerm]:
-        """Return the weighted loss terms."""
+        for what, layer in self.layers_read().items():
+            if not -n_layers <= layer < n_layers:
+                raise ModelError(
+                    f"{what} = {layer}, but the model has {n_layers} layers (0 to {n_layers - 1}). Set a layer in that range."
+                )
+
+    # ---- what it trains on ----
+
+    def forget_terms(self, context: Context) -> Sequence[LossTerm]:
+        """Return the weighted terms on the forget rows."""
         raise InputError(f"objective {self.name} defines no terms")
 
-    def substitute(
-        self, rows: Encoded, encode: Callable[[Sequence[tuple[int, str]]], Encoded], seed: int, base: Path
-    ) -> Substitution | None:
-        """Return other responses for the forget rows, or None to train on the rows as they are.
+    def terms(self, context: Context) -> list[LossTerm]:
+        """Return all weighted loss terms, the forget terms first."""
+        return [*self.forget_terms(context), *self._retain_terms(context)]
 
-        `encode` takes (item, response) pairs in the order of the items and returns one row for each.
-        """
+    def _retain_terms(self, context: Context) -> list[LossTerm]:
+        # a weight that moves is a factor of the trainer's; it starts at retain_weight there
+        weight = self.retain_weight if self.dual() is None else 1.0
+        if self.retain_term == "nll":
+            from temper.train.losses.nll import NLL
+
+            return [NLL("retain", weight)]
+        if self.retain_term == "kl":
+            from temper.train.losses.kl import KL
+
+            assert self.retain_mask != "answer"
+            return [KL("retain", weight, mask=self.retain_mask)]
+        if self.retain_term == "embed":
+            from temper.train.losses.activation import Anchor
+
+            layer = self.held_layer()
+            assert layer is not None
+            place = context.check_layer(layer, "method.retain_layer")
+            return [Anchor("retain", weight, layer=place, mask=self.retain_mask)]
+        if self.retain_term == "ap":
+            from temper.train.losses.preservation import AnswerPreservation
+
+            return [AnswerPreservation("retain", weight, beta=self.retain_beta)]
+        return []
+
+    def dual(self) -> DualSettings | None:
+        """Return how the retain weight moves during training; None where it stays."""
         return None

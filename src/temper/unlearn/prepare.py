@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from temper.errors import DataError, ModelError, RecipeError
-from temper.recipe import DataSource, Recipe
+from temper.errors import ModelError, RecipeError
+from temper.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from temper.data import Encoded
-    from temper.unlearn.objective import Objective, Substitution
+    from temper.data import Encoded, RolePairs
+    from temper.train.dataset import RoleDataset
+    from temper.train.smoothers.base import Smoother
+    from temper.unlearn.objective import Objective
+    from temper.unlearn.substitution import Substitution
 
-__all__ = ["Plan", "Prepared", "objective_of", "plan", "prepare"]
+__all__ = ["Prepared", "objective_of", "prepare", "refuse_unbuilt_world", "smoother_of"]
 
 
 @dataclass
@@ -25,7 +26,10 @@ class Prepared:
 
     Attributes:
         rows: Role to its encoded rows.
-        substitution: Other responses for the forget rows, where the objective wants them.
+        pairs: Which row of each role a sample draws.
+        steps: Optimiser steps.
+        max_length: Tokens a row may have.
+        substitutions: Role to rows with other responses, where the objective reads some.
         overlap: What the overlap check found.
     """
 
@@ -33,8 +37,32 @@ class Prepared:
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     rows: dict[str, Encoded]
-    substitution: Substitution | None
+    pairs: RolePairs
+    steps: int
+    max_length: int
+    substitutions: dict[str, Substitution]
     overlap: dict[str, Any]
+
+    @property
+    def n_layers(self) -> int:
+        """Return how many blocks the model has."""
+        return int(self.config.get_text_config().num_hidden_layers)
+
+    def name_of(self, role: str) -> str:
+        """Return under which name the other responses of a role run: in its place, or beside it."""
+        from temper.train.engine import ALTERNATIVE
+
+        return role if role == "forget" and self.objective.replaces else role + ALTERNATIVE
+
+    def all_rows(self) -> dict[str, Encoded]:
+        """Return the rows by the names that batches have, other responses included."""
+        return {**self.rows, **{self.name_of(role): found.rows for role, found in self.substitutions.items()}}
+
+    def dataset(self) -> RoleDataset:
+        """Return which rows each sample holds."""
+        from temper.train.dataset import RoleDataset
+
+        return RoleDataset(self.pairs, {self.name_of(role): found.derived for role, found in self.substitutions.items()})
 
 
 def objective_of(recipe: Recipe) -> Objective:
@@ -68,7 +96,77 @@ def objective_of(recipe: Recipe) -> Objective:
         problems.append("train: missing; give at least steps or epochs.")
     if problems or not isinstance(objective, Objective):
         raise RecipeError(problems, f"recipe {recipe.name}")
+    _check_combination(recipe, objective)
     return objective
+
+
+def smoother_of(recipe: Recipe) -> Smoother | None:
+    """Return the smoother of a recipe."""
+    from temper.train.smoothers.base import Smoother
+
+    if recipe.smoother is None:
+        return None
+    if not isinstance(recipe.smoother, Smoother):
+        raise RecipeError([f"smoother: {recipe.smoother.name} does not derive from Smoother"], f"recipe {recipe.name}")
+    return recipe.smoother
+
+
+def _unstorable(objective: Objective) -> list[str]:
+    """Return the needs under the weights from before that depend on more than the item."""
+    from temper.train.engine import plan_of
+    from temper.unlearn.objective import Context
+    from temper.unlearn.training import can_be_stored
+
+    terms = objective.terms(Context(0, 1, lambda layer, what: layer, lambda *_: 1.0))
+    return sorted(
+        need
+        for role, needs in plan_of(terms).roles.items()
+        for need in needs
+        if need.startswith("ref_") and need != "ref_row_nll" and not can_be_stored(need, role, terms)
+    )
+
+
+def _check_combination(recipe: Recipe, objective: Objective) -> None:
+    """Refuse what cannot be combined, with the reason.
+
+    Raises:
+        RecipeError: All that is wrong, at once.
+    """
+    from temper.models.selection import selection_of
+
+    assert recipe.train is not None
+    selection, smoother = selection_of(recipe), smoother_of(recipe)
+    sharded = recipe.train.sharding == "fsdp2"
+    problems = []
+    if sharded and recipe.train.stop.retain_floor is not None:
+        problems.append("train.stop.retain_floor: looks at the retain rows outside the sharded pass. Use train.sharding=none.")
+    if sharded and objective.result != "weights":
+        problems.append(
+            f"train.sharding: fsdp2 cannot be combined with objective {objective.name}, which reads two models whole. Use none."
+        )
+    if sharded and (needs := _unstorable(objective)):
+        problems.append(
+            f"train.sharding: fsdp2 reads what the model before gives from a store, which cannot hold {', '.join(needs)}. Use none, or another "
+            "mask or form."
+        )
+    if recipe.train.stop.retain_floor is not None and "retain" not in objective.roles:
+        problems.append(f"train.stop.retain_floor: objective {objective.name} reads no retain rows as it is set here.")
+    if recipe.train.stop.retain_floor is not None and objective.trunk_depth() is not None:
+        problems.append(
+            "train.stop.retain_floor: needs logits, and the trunk has none. Leave it out, or set method.retain_term to nll or kl."
+        )
+    if recipe.save == "delta" and objective.result == "offset":
+        problems.append("save: delta, but the logit offset leaves two models. Use full.")
+    if smoother is not None and recipe.model.dtype in ("bfloat16", "float16") and not selection.is_adapter and smoother.perturbs:
+        problems.append(
+            f"smoother: {smoother.name} moves weights by less than {recipe.model.dtype} can hold. Set model.dtype=float32."
+        )
+    if recipe.model.dtype == "float16" and not selection.is_adapter:
+        problems.append(
+            "model.dtype: float16 gradients overflow without loss scaling. Use bfloat16 (float32 masters) or float32, or an adapter."
+        )
+    if problems:
+        raise RecipeError(problems, f"recipe {recipe.name}")
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -79,13 +177,16 @@ def prepare(recipe: Recipe) -> Prepared:
         DataError: A file, row or column is wrong, or forget rows stand in the retain data.
         ModelError: The model cannot be found, or a length or layer does not fit it.
     """
-    from temper.data import check_overlap, load_role
+    from temper.data import RolePairs, check_overlap, load_role
     from temper.models.load import load_config, load_tokenizer, row_limit
+    from temper.train.arguments import rows_per_step, total_steps
+    from temper.unlearn.alternatives import Alternatives, Draft
+    from temper.unlearn.substitution import substitute
 
     objective = objective_of(recipe)
     assert recipe.train is not None
     config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
-    objective.check(int(config.num_hidden_layers))
+    objective.check(int(config.get_text_config().num_hidden_layers))
     max_length = row_limit(config, recipe.train.max_length, "train.max_length")
     tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)
     rows = {
@@ -103,54 +204,33 @@ def prepare(recipe: Recipe) -> Prepared:
     if "forget" in rows and "retain" in rows:
         report = check_overlap(rows["forget"], rows["retain"], recipe.train.allow_overlap)
         overlap = {"exact": report.exact, "ngram_share": report.ngram_share}
-    substitution = objective.substitute(
-        rows["forget"], _encoder(recipe, tokenizer, rows["forget"], max_length), recipe.seed, Path()
+    steps = total_steps(recipe.train, len(rows[recipe.train.anchor].items))
+    if (smoother := smoother_of(recipe)) is not None:
+        smoother.check(steps)
+    if recipe.train.warmup_steps > steps:
+        raise RecipeError(
+            [f"train.warmup_steps: {recipe.train.warmup_steps} is longer than the run of {steps} steps"], f"recipe {recipe.name}"
+        )
+    a_step = rows_per_step(recipe.train)
+    pairs = RolePairs(
+        rows,
+        anchor=recipe.train.anchor,
+        seed=recipe.seed,
+        length=steps * a_step,
+        step=a_step,
+        window=recipe.train.length_grouping,
     )
-    return Prepared(objective, config, tokenizer, rows, substitution, overlap)
+    prepared = Prepared(objective, config, tokenizer, rows, pairs, steps, max_length, {}, overlap)
+    source = objective.alternatives
+    assert isinstance(source, Alternatives)
+    if not source.needs_model:
+        for role in objective.alternative_roles:
+            draft = Draft(rows[role].items, recipe.seed, role)
+            prepared.substitutions[role] = substitute(recipe, source, draft, pairs, rows[role], tokenizer, max_length)
+    return prepared
 
 
-def _with_response(row: dict[str, Any], source: DataSource, response: str) -> dict[str, Any]:
-    """Return a row with another answer.
-
-    Raises:
-        DataError: The row is text without an answer of its own.
-    """
-    if source.messages in row:
-        return {**row, source.messages: [*row[source.messages][:-1], {"role": "assistant", "content": response}]}
-    if source.prompt in row:
-        return {**row, source.response: response}
-    raise DataError(
-        f"data.forget: {source.path}: the objective replaces answers, and row {row['id']!r} is text without one. Give {source.prompt!r} and "
-        f"{source.response!r} columns, or messages."
-    )
-
-
-def _encoder(recipe: Recipe, tokenizer: Any, forget: Encoded, max_length: int) -> Callable[[Sequence[tuple[int, str]]], Encoded]:
-    """Return a function that encodes other responses to the prompts of given forget items, each in its place."""
-
-    def encode_responses(variants: Sequence[tuple[int, str]]) -> Encoded:
-        from temper.data import encode, join
-
-        parts = []
-        for number, source in enumerate(recipe.data["forget"]):
-            changed = [
-                {**_with_response(forget.items[item].row, source, response), "id": f"{forget.items[item].id}~{count}"}
-                for count, (item, response) in enumerate(variants)
-                if forget.source_of[item] == number
-            ]
-            if changed:
-                where = f"{source.path} with substituted responses"
-                # a variant that was dropped would put another one in its place: too long is an error here
-                parts.append(encode(changed, tokenizer, source, max_length=max_length, overflow="error", where=where))
-        encoded = join(parts)
-        if [item.response for item in encoded.items] != [response for _, response in variants]:
-            raise DataError("data.forget: a substituted response leaves nothing to score. Give refusals that are not empty.")
-        return encoded
-
-    return encode_responses
-
-
-def _refuse_unbuilt_world(recipe: Recipe) -> None:
+def refuse_unbuilt_world(recipe: Recipe) -> None:
     """Refuse to plan on a model of the embedded world that would have to be trained first."""
     if recipe.model.path.startswith("world:"):
         from temper.world import entry, world_spec
@@ -174,63 +254,3 @@ class Plan:
 
     lines: list[str]
     facts: dict[str, Any]
-
-
-def plan(recipe: Recipe) -> Plan:
-    """Return what a run of this recipe would do, without loading weights or writing anything.
-
-    The memory figure counts weights, gradients, optimiser state and kept originals; activations come on top.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from temper.models.selection import selection_of
-    from temper.models.trunk import check_layer, freeze_above
-    from temper.train.engine import plan_of
-    from temper.train.trainer import total_steps
-    from temper.unlearn.objective import Context
-
-    _refuse_unbuilt_world(recipe)
-    prepared = prepare(recipe)
-    assert recipe.train is not None
-    selection = selection_of(recipe)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(prepared.config, trust_remote_code=recipe.model.trust_remote_code)
-    total = sum(p.numel() for p in model.parameters())
-    model = selection.apply(model)
-    context = Context(
-        recipe.seed, int(prepared.config.hidden_size), lambda layer, what: check_layer(model, layer, what), lambda *_: 1.0, {}
-    )
-    passes = plan_of(prepared.objective.terms(context))
-    if passes.trunk_layer is not None:
-        freeze_above(model, passes.trunk_layer)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    steps = total_steps(recipe.train, len(prepared.rows[recipe.train.anchor].items))
-    copies = trained if (passes.original_logits or passes.frozen_layer is not None) and not selection.is_adapter else 0
-    if not trained:
-        raise ModelError(
-            f"selection {selection.name}: trains nothing that the loss reads, so nothing could change. Select other weights."
-        )
-    width = 2 if recipe.model.dtype in ("bfloat16", "float16") else 4
-    megabytes = (width * total + 4 * 3 * trained + 4 * copies) / 2**20
-    facts = {
-        "method": prepared.objective.name,
-        "parameters": total,
-        "trained_parameters": trained,
-        "steps": steps,
-        "rows_per_step": recipe.train.batch_size * recipe.train.accumulation,
-        "rows": {role: len(rows.items) for role, rows in prepared.rows.items()},
-        "dropped": {role: len(rows.dropped) for role, rows in prepared.rows.items()},
-        "passes": passes.describe(),
-        "memory_mib_without_activations": round(megabytes, 1),
-        "overlap": prepared.overlap,
-    }
-    lines = [
-        f"objective    {prepared.objective.name} ({', '.join(f'{key}={value}' for key, value in prepared.objective.model_dump().items())})",
-        f"model        {recipe.model.path}: {total:,} parameters, {trained:,} train ({100 * trained / total:.1f} %)",
-        *(f"data         {role}: {len(rows.items)} rows, {len(rows.dropped)} dropped" for role, rows in prepared.rows.items()),
-        f"steps        {steps} x {recipe.train.batch_size * recipe.train.accumulation} rows of each role, lr {recipe.train.learning_rate:g}",
-        *(f"passes       {line}" for line in passes.describe()),
-        f"memory       {megabytes:,.1f} MiB and activations",
-    ]
-    return Plan(lines, facts)

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from temper.draws import torch_generator
-from temper.errors import ModelError
-from temper.unlearn.objective import Context, Objective
+from temper.unlearn.objective import Context, Objective, RetainTerm, TokenMask
 
 if TYPE_CHECKING:
     import torch
@@ -55,45 +54,56 @@ class RMU(Objective):
     name: ClassVar[str] = "rmu"
     family: ClassVar[str] = "representation"
     layer: int = Field(7, description="ℓ, the block whose output is steered, from 0; negative counts from the end.")
-    steering_coefficient: float | str = Field("auto:2", description="c: a number, or auto:k for k times the median token norm.")
+    steering_coefficient: float | str = Field(
+        "auto:2", description="c: a number; auto:k, k times the median token norm; adaptive:k, k times each token's own."
+    )
     retain_weight: float = Field(100.0, ge=0, description="α, the weight of the anchor.")
-    mask: Literal["labelled", "answer", "nonpad", "all"] = Field("nonpad", description="Which forget tokens are steered.")
-    retain_mask: Literal["labelled", "answer", "nonpad", "all"] = "nonpad"
+    retain_term: RetainTerm = Field(
+        "embed", description="What holds the retain rows; with anything but embed or none all blocks run."
+    )
+    mask: TokenMask = Field("nonpad", description="Which forget tokens are steered.")
     direction: Literal["uniform", "normal"] = "uniform"
     topic: str = Field("default", description="Names the direction; another topic has another one.")
 
     @field_validator("steering_coefficient")
     @classmethod
     def _number_or_auto(cls, value: float | str) -> float | str:
-        factor = value.removeprefix("auto:") if isinstance(value, str) else value
+        kind, _, factor = value.partition(":") if isinstance(value, str) else ("auto", ":", value)
         try:
-            good = 0 < float(factor) < float("inf") and (not isinstance(value, str) or value.startswith("auto:"))
+            good = 0 < float(factor) < float("inf") and kind in ("auto", "adaptive")
         except ValueError:
             good = False
         if not good:
-            raise ValueError("must be a number above 0, or auto:k such as auto:2")
+            raise ValueError("must be a number above 0, auto:k such as auto:2, or adaptive:k")
         return value
 
-    def check(self, n_layers: int) -> None:
-        """Refuse a layer that the model does not have."""
-        if not -n_layers <= self.layer < n_layers:
-            raise ModelError(
-                f"method.layer = {self.layer}, but the model has {n_layers} layers (0 to {n_layers - 1}). Set a layer in that range."
-            )
+    def layers_read(self) -> dict[str, int]:
+        """Return the block that is steered, and the one that is held where it is another."""
+        return {"method.layer": self.layer, **super().layers_read()}
 
-    def terms(self, context: Context) -> Sequence[LossTerm]:
-        """Return steering on forget and the anchor on retain."""
-        from temper.train.losses.activation import Anchor, Steer
+    def held_layer(self) -> int | None:
+        """Return the layer of the anchor: the one that is steered, unless another is given."""
+        return self.layer if self.retain_layer is None else self.retain_layer
+
+    def trunk_depth(self) -> int | None:
+        """Return the block at which the pass stops; None where the retain term reads logits."""
+        if self.retain_term == "none":
+            return self.layer
+        held = self.held_layer()
+        return self.layer if self.retain_term == "embed" and held == self.layer else None
+
+    def forget_terms(self, context: Context) -> Sequence[LossTerm]:
+        """Return steering on forget."""
+        from temper.train.losses.activation import Steer
 
         layer = context.check_layer(self.layer, "method.layer")
-        length = self.steering_coefficient
+        length, factor = self.steering_coefficient, None
         if isinstance(length, str):
+            kind, _, number = length.partition(":")
             norm = context.median_token_norm(layer, "forget")
-            length = float(length.removeprefix("auto:")) * norm
+            length = float(number) * norm
+            factor = float(number) if kind == "adaptive" else None
             context.facts["median_token_norm"] = norm
         context.facts.update(layer=layer, steering_length=length, mask=self.mask, retain_mask=self.retain_mask)
         direction_D = control_direction(context.hidden_size, context.seed, self.topic, self.direction)
-        return [
-            Steer("forget", self.forget_weight, layer=layer, control_D=length * direction_D, mask=self.mask),
-            Anchor("retain", self.retain_weight, layer=layer, mask=self.retain_mask),
-        ]
+        return [Steer("forget", self.forget_weight, layer=layer, control_D=length * direction_D, mask=self.mask, factor=factor)]

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from temper.draws import key_of
-from temper.errors import ModelError, RunError
-from temper.files import folder_aside
-from temper.models.heads import ScoredHead
-from temper.models.load import load_model, pad_id_of, resolve_path, weights_hash
+from temper import processes
+from temper.files import hash_json
+from temper.models.load import load_model, resolve_path, weights_hash
 from temper.models.selection import selection_of
-from temper.models.trunk import check_layer, freeze_above, run_trunk
 from temper.recipe import Recipe
-from temper.registry import resolve
 from temper.run import Progress, Run, open_run
-from temper.train.engine import Engine, plan_of
-from temper.train.reference import reference_row_nll
-from temper.train.trainer import Spent, train_roles
+from temper.train.losses.kl import KL
+from temper.train.trainer import Spent
+from temper.unlearn.alternatives import Alternatives, Draft
 from temper.unlearn.card import model_card
-from temper.unlearn.objective import Context
+from temper.unlearn.objective import Objective
 from temper.unlearn.prepare import Prepared, objective_of, prepare
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import nn
-
+from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
+from temper.unlearn.substitution import substitute
+from temper.unlearn.training import Trained, context_of, fit, load_to_train, refuse_nothing_to_train, select
 
 __all__ = ["run", "unlearn"]
 
@@ -38,7 +30,8 @@ __all__ = ["run", "unlearn"]
 def run(recipe: Recipe, output: Path | None = None, *, progress: Progress | None = None) -> Path:
     """Unlearn as a recipe says and return the run folder; its `model` folder opens with transformers.
 
-    A run that was stopped goes on where it was; a finished one is returned as it is.
+    A run that was stopped goes on where it was; a finished one is returned as it is. Under `torchrun` every process calls this;
+    the first one writes.
 
     Args:
         recipe: The recipe.
@@ -53,132 +46,162 @@ def run(recipe: Recipe, output: Path | None = None, *, progress: Progress | None
         >>> folder = unlearn.run(recipe.load("tiny/npo.yaml"))  # doctest: +SKIP
     """
     objective_of(recipe)  # an incomplete recipe leaves no folder behind
+    processes.start()
     with open_run(recipe, output, progress=progress) as opened:
         unlearn(opened)
+        processes.part()
         return opened.folder
 
 
 def unlearn(run: Run) -> Spent:
     """Do the training stage of an open run, or return what it cost if it is done."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("unlearning in several processes (WORLD_SIZE above 1) is not supported yet. Start it without torchrun.")
     recipe = run.recipe
     assert recipe.train is not None
     torch.set_num_threads(recipe.train.threads)
     run.progress("read", 0, 1)
     prepared = prepare(recipe)
     run.progress("read", 1, 1)
-    source = resolve_path(recipe.model.path, recipe.world)
-    hashes: dict[str, Any] = {f"data.{role}": rows.content_hash for role, rows in prepared.rows.items()}
-    if prepared.substitution is not None:
-        hashes["data.forget.substituted"] = prepared.substitution.rows.content_hash
-    # a hub model has no folder to hash; its commit says as much
-    hashes["model"] = weights_hash(source) if Path(source).is_dir() else getattr(prepared.config, "_commit_hash", None)
-    run.note_inputs(**hashes)
+    identity = _note_inputs(run, prepared)
     if run.stage_done("unlearn") and run.model_folder.is_dir():
         run.progress("train", 1, 1, "done before")
         return Spent(**run.stage("unlearn")["spent"])
     run.log("read", rows={role: len(rows.items) for role, rows in prepared.rows.items()}, overlap=prepared.overlap)
-    with _seeded(recipe.seed):
-        model: Any = load_model(recipe.model.path, section=recipe.model, world=recipe.world)
-        _refuse_half_precision(model, recipe)
-        model = selection_of(recipe).apply(model)
-    model.eval()  # references and norms are those of the model as it is used
-    facts: dict[str, Any] = {}
-    terms = prepared.objective.terms(_context(recipe, prepared, model, facts))
-    plan = plan_of(terms)
-    if plan.trunk_layer is not None:
-        freeze_above(model, plan.trunk_layer)
-    references = {
-        role: reference_row_nll(
-            ScoredHead(model), prepared.rows[role].items, pad_id_of(prepared.tokenizer), run.folder / "reference", run.progress
-        )
-        for role in plan.reference_rows
-    }
-    engine = Engine(model, terms, references)
-    rows = dict(prepared.rows)
-    remap = {}
-    if prepared.substitution is not None:
-        rows["forget"] = prepared.substitution.rows
-        remap["forget"] = prepared.substitution.remap
-    spent = train_roles(
-        engine,
-        run=run,
-        rows=rows,
-        drawn=prepared.rows,
-        remap=remap,
-        schedule=resolve("schedule", recipe.schedule)(),
-        settings=recipe.train,
-        pad_id=pad_id_of(prepared.tokenizer),
-    )
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    facts |= {
+    facts: dict[str, Any] = {
         "method": prepared.objective.name,
         "family": prepared.objective.family,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_parameters": trained,
-        "passes": plan.describe(),
         "overlap": prepared.overlap,
         "dropped": {role: len(part.dropped) for role, part in prepared.rows.items()},
+        "processes": processes.count(),
     }
-    _save(run, model, prepared, facts, spent)
+    if prepared.objective.result == "weights":
+        spent = _train_and_save(run, prepared, identity, facts)
+    else:
+        spent = _with_a_reinforced_model(run, prepared, identity, facts)
+    if processes.is_first():
+        run.log("saved", weights=weights_hash(run.model_folder))
     run.finish_stage("unlearn", spent=vars(spent), **facts)
     return spent
 
 
-def _refuse_half_precision(model: Any, recipe: Recipe) -> None:
-    """Refuse to step weights that cannot hold small steps.
-
-    A bfloat16 weight of 0.03 or more does not move by 7.5e-5: such a run would keep everything by rounding.
-    """
-    halves = {p.dtype for p in model.parameters()} & {torch.bfloat16, torch.float16}
-    if halves and not selection_of(recipe).is_adapter:
-        raise ModelError(
-            f"model.dtype = {recipe.model.dtype}: the weights would be trained in {halves.pop()}, where most small steps round to nothing. Set "
-            "model.dtype=float32, or train an adapter (selection={lora: {rank: 8}})."
-        )
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Give adapters, which draw from torch's global state, a start that depends on the seed alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(key_of(seed, "adapter") % 2**63)
-        yield
+def _note_inputs(run: Run, prepared: Prepared) -> dict[str, Any]:
+    """Record the hashes of data and model; return what stored references depend on beside the rows."""
+    recipe = run.recipe
+    source = resolve_path(recipe.model.path, recipe.world)
+    hashes: dict[str, Any] = {f"data.{role}": rows.content_hash for role, rows in prepared.rows.items()}
+    hashes |= {f"data.{prepared.name_of(role)}.other": found.rows.content_hash for role, found in prepared.substitutions.items()}
+    # a hub model has no folder to hash; its commit says as much
+    hashes["model"] = weights_hash(source) if Path(source).is_dir() else getattr(prepared.config, "_commit_hash", None)
+    run.note_inputs(**hashes)
+    return {
+        "weights": hashes["model"],
+        "dtype": recipe.model.dtype,
+        "attention": recipe.model.attention,
+        "torch": torch.__version__,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
 
 
-def _context(recipe: Recipe, prepared: Prepared, model: nn.Module, facts: dict[str, Any]) -> Context:
-    def median_token_norm(layer: int, role: str) -> float:
-        from temper.data import collate
+def _train(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[str, Any]) -> Trained:
+    model = load_to_train(run.recipe, prepared)
+    _substitute_from_model(run, prepared, model)
+    context = context_of(run.recipe, prepared, model)
+    terms = prepared.objective.terms(context)
+    trained = fit(run, prepared, model, terms, identity=identity)
+    refuse_nothing_to_train(trained.facts["trained_parameters"], selection_of(run.recipe))
+    facts |= {**context.facts, **trained.facts, "parameters": _parameters(prepared, trained.model)}
+    return trained
 
-        items = prepared.rows[role].items
-        norms = []
-        with torch.no_grad():
-            for start in range(0, min(len(items), 256), 32):
-                samples = [{role: index} for index in range(start, min(start + 32, len(items), 256))]
-                batch = collate(samples, {role: prepared.rows[role]}, pad_id_of(prepared.tokenizer))[role]
-                device = next(model.parameters()).device
-                hidden_BLD, _ = run_trunk(model, layer, batch["input_ids"].to(device), batch["attention_mask"].to(device))
-                norms.append(hidden_BLD.float().norm(dim=-1)[batch["attention_mask"].to(device) == 1])
-        return float(torch.cat(norms).median())
 
-    return Context(
-        seed=recipe.seed,
-        hidden_size=int(prepared.config.hidden_size),
-        check_layer=lambda layer, what: check_layer(model, layer, what),
-        median_token_norm=median_token_norm,
-        facts=facts,
+def _parameters(prepared: Prepared, model: Any) -> int:
+    """Return the parameters of the whole model, also where only its lower blocks were loaded."""
+    from temper.models.checkpoint import skeleton_of
+
+    if model.config is not None and getattr(model.config, "temper_full_layers", None) is None:
+        return sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in skeleton_of(prepared.config).parameters())
+
+
+def _substitute_from_model(run: Run, prepared: Prepared, model: Any) -> None:
+    """Let the model write the alternatives that the objective reads, before it is changed."""
+    source = prepared.objective.alternatives
+    assert isinstance(source, Alternatives)
+    for role in prepared.objective.alternative_roles:
+        if role in prepared.substitutions:
+            continue
+        with processes.first_goes_ahead():
+            draft = Draft(
+                prepared.rows[role].items,
+                run.recipe.seed,
+                role,
+                run.folder,
+                model,
+                prepared.tokenizer,
+                prepared.max_length,
+                run.progress,
+            )
+            prepared.substitutions[role] = substitute(
+                run.recipe, source, draft, prepared.pairs, prepared.rows[role], prepared.tokenizer, prepared.max_length
+            )
+
+
+def _train_and_save(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[str, Any]) -> Spent:
+    trained = _train(run, prepared, identity, facts)
+    save_weights(run, trained.model, prepared, model_card(run.recipe, facts, vars(trained.spent)))
+    return trained.spent
+
+
+def _with_a_reinforced_model(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[str, Any]) -> Spent:
+    """Make what follows from the model before and one that learned the forget data harder."""
+    objective: Any = prepared.objective
+    reinforced = run.folder / "reinforced"
+    spent = Spent(0.0, 0.0, 0, 0)
+    if objective.reinforced is not None:
+        reinforced = Path(resolve_path(objective.reinforced, run.recipe.world))
+    elif run.stage_done("reinforce") and reinforced.is_dir():
+        earlier = run.stage("reinforce")
+        spent = Spent(**earlier["spent"])
+        facts |= earlier["facts"]
+    else:
+        found: dict[str, Any] = {}
+        trained = _train(run, prepared, identity, found)
+        spent = trained.spent
+        facts |= found
+        model = trained.model.merge_and_unload() if selection_of(run.recipe).is_adapter else trained.model
+        if processes.is_first():
+            save_model(reinforced, model, prepared, model_card(run.recipe, facts, vars(spent)))
+        processes.wait()
+        run.finish_stage("reinforce", spent=vars(spent), facts=found)
+    if objective.result == "offset" and objective.distil:
+        return _distil(run, prepared, objective, reinforced, identity, facts, spent)
+    if processes.is_first():
+        card = model_card(run.recipe, facts, vars(spent))
+        save = save_task_vector if objective.result == "task_vector" else save_offset
+        save(run, reinforced, prepared, objective.strength, card)
+    return spent
+
+
+def _distil(
+    run: Run, prepared: Prepared, objective: Any, reinforced: Path, identity: dict[str, Any], facts: dict[str, Any], before: Spent
+) -> Spent:
+    """Train the model from before to what the two models say together."""
+    assert isinstance(objective, Objective)
+    recipe = run.recipe
+    teacher = offset_of(run, reinforced, facts_strength(objective))
+    both = {
+        **identity,
+        "weights": hash_json([identity["weights"], weights_hash(reinforced), facts_strength(objective)]),
+    }
+    student = select(recipe, load_model(recipe.model.path, section=recipe.model, world=recipe.world))
+    terms = [KL("forget", objective.forget_weight), KL("retain", objective.retain_weight)]
+    trained = fit(run, prepared, student, terms, identity=both, teacher=teacher, folder="distil")
+    facts |= {"distilled": trained.facts, "distil_steps": trained.spent.steps}
+    spent = Spent(
+        **{field.name: getattr(before, field.name) + getattr(trained.spent, field.name) for field in dataclasses.fields(Spent)}
     )
+    save_weights(run, trained.model, prepared, model_card(recipe, facts, vars(spent)))
+    return spent
 
 
-def _save(run: Run, model: Any, prepared: Prepared, facts: dict[str, Any], spent: Spent) -> None:
-    """Write the model whole, with tokenizer and card; an adapter is kept beside it and merged into it."""
-    if selection_of(run.recipe).is_adapter:
-        with folder_aside(run.folder / "adapter") as folder:
-            model.save_pretrained(folder)
-        model = model.merge_and_unload()
-    with folder_aside(run.model_folder) as folder:
-        model.save_pretrained(folder)
-        prepared.tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(run.recipe, facts, vars(spent)), encoding="utf-8")
-    run.log("saved", weights=weights_hash(run.model_folder))
+def facts_strength(objective: Any) -> float:
+    """Return a, how strongly the offset is subtracted."""
+    return float(objective.strength)

@@ -31,14 +31,9 @@ class SimNPO(Objective):
     forget_weight: float = Field(0.125, ge=0, description="γ, the weight of the forget term.")
     beta: float = Field(4.5, gt=0, description="β, inverse temperature.")
     margin: float = Field(0.0, description="δ, the paper's reward margin γ.")
-    retain_weight: float = Field(1.0, ge=0, description="α, the weight of the retain term.")
 
-    def terms(self, context: Context) -> Sequence[LossTerm]:
-        """Return SimNPO on forget and descent on retain."""
-        from temper.train.losses.nll import NLL
+    def forget_terms(self, context: Context) -> Sequence[LossTerm]:
+        """Return SimNPO on forget."""
         from temper.train.losses.simnpo import SimNPO as SimNPOTerm
 
-        return [
-            SimNPOTerm("forget", self.forget_weight, beta=self.beta, margin=self.margin),
-            NLL("retain", self.retain_weight),
-        ]
+        return [SimNPOTerm("forget", self.forget_weight, beta=self.beta, margin=self.margin)]

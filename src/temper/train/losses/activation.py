@@ -5,11 +5,15 @@
 
 ⟨·⟩_mask is the mean over a row's masked tokens; u has norm 1, c is its length. Only the blocks up to ℓ are needed.
 
+With `Steer(factor=k)` the length follows the token: c(t) = k ‖h_0^ℓ(t)‖, so that blocks and tokens with long hidden states
+are moved as far, in proportion, as those with short ones (adaptive RMU).
+
 Which tokens count decides what is forgotten, so it is stated with every result:
 `labelled` the scored tokens; `answer` those and the positions that predict them; `nonpad` every token, the question too;
 `all` padding as well, as in the official code (for parity only: results then depend on what shares a batch).
 
-Source: Li et al., The WMDP Benchmark (2024), section 4, and its code.
+Source: Li et al., The WMDP Benchmark (2024), section 4, and its code. The form of the adaptive length is recalled from
+Huu-Tien et al., On Effects of Steering Latent Representation for LLM Unlearning (2024), not verified against it.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import torch
 
 from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, TermValue, Unit, labelled_BL, predicting_BL
 
-__all__ = ["Anchor", "Mask", "Steer", "masked_square_sum", "token_mask_BL"]
+__all__ = ["Anchor", "Mask", "Steer", "masked_square_sum", "token_mask_BL", "token_targets_BLD"]
 
 Mask = Literal["labelled", "answer", "nonpad", "all"]
 
@@ -59,20 +63,47 @@ def masked_square_sum(hidden_BLD: torch.Tensor, target: torch.Tensor, mask_BL: t
     return ((square_BL * weights_BL).sum(dim=1) / weights_BL.sum(dim=1)).sum()
 
 
+def token_targets_BLD(ref_hidden_BLD: torch.Tensor, control_D: torch.Tensor, factor: float) -> torch.Tensor:
+    """Return k ‖h_0(t)‖ u for every token, u = the direction of the control vector, shape (B, L, D).
+
+    Args:
+        ref_hidden_BLD: h_0.
+        control_D: A vector other than 0.
+        factor: k.
+
+    Example:
+        ‖(3, 4)‖ = 5, so k = 2 along the first axis gives (10, 0).
+
+        >>> token_targets_BLD(torch.tensor([[[3.0, 4.0]]]), torch.tensor([0.5, 0.0]), 2.0).tolist()
+        [[[10.0, 0.0]]]
+    """
+    targets_BLD: torch.Tensor = factor * ref_hidden_BLD.norm(dim=-1, keepdim=True) * (control_D / control_D.norm())
+    return targets_BLD
+
+
 @dataclass(frozen=True)
 class Steer(LossTerm):
-    """Misdirection: hidden states of block `layer` to the control vector."""
+    """Misdirection: hidden states of block `layer` to the control vector.
+
+    Attributes:
+        layer: ℓ, from 0.
+        control_D: c·u; with a factor its direction alone counts.
+        mask: Which tokens are steered.
+        factor: None for the length of `control_D`, or k for c(t) = k ‖h_0^ℓ(t)‖ (form recalled, not verified).
+    """
 
     layer: int = 0
     control_D: torch.Tensor = field(default_factory=lambda: torch.zeros(0), compare=False)
     mask: Mask = "labelled"
+    factor: float | None = None
     unit: ClassVar[Unit] = "rows"
     label: ClassVar[str] = "steer"
 
     @property
     def needs(self) -> frozenset[str]:
-        """Return {hidden:ℓ}."""
-        return frozenset({f"hidden:{self.layer}"})
+        """Return {hidden:ℓ}, and ref_hidden:ℓ where the length follows the token."""
+        reference = frozenset[str]() if self.factor is None else frozenset({f"ref_hidden:{self.layer}"})
+        return reference | {f"hidden:{self.layer}"}
 
     def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
         """Return the sum over rows; logs the mean cosine to the control vector, the better sign of progress."""
@@ -82,7 +113,12 @@ class Steer(LossTerm):
         with torch.no_grad():
             cosine_BL = torch.cosine_similarity(hidden_BLD.float(), control_D.float().expand_as(hidden_BLD), dim=-1)
             cosine = ((cosine_BL * mask_BL).sum(dim=1) / mask_BL.sum(dim=1)).sum()
-        return TermValue(masked_square_sum(hidden_BLD, control_D, mask_BL), {"cosine": cosine})
+        target = (
+            control_D
+            if self.factor is None
+            else token_targets_BLD(cache.hidden[self.layer].to(hidden_BLD), control_D, self.factor)
+        )
+        return TermValue(masked_square_sum(hidden_BLD, target, mask_BL), {"cosine": cosine})
 
 
 @dataclass(frozen=True)

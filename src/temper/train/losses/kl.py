@@ -2,8 +2,10 @@
 
     R = mean over positions of Σ_v p_0(v) (log p_0(v) - log p_θ(v))
 
-Forward KL, teacher = the model from before. Padding and the last token of a row predict nothing and are left out; the
-reference implementations average over them too.
+Forward KL, teacher = the model from before. Which positions count is `mask`:
+`labelled` those whose next token is scored; `nonpad` every token with a successor in its row, the prompt too;
+`all` every cell, padding too, which is the average of the reference implementations (for parity only: the value then
+depends on what shares a batch).
 
 Source: Maini et al., TOFU (2024), "KL minimization"; the mask is ours.
 """
@@ -15,7 +17,7 @@ from typing import ClassVar
 
 import torch
 
-from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, TermValue, Unit
+from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, Positions, TermValue, Unit, positions_BL
 
 __all__ = ["KL", "kl_sum"]
 
@@ -39,18 +41,26 @@ def kl_sum(ref_log_probs_NV: torch.Tensor, log_probs_NV: torch.Tensor) -> torch.
 
 @dataclass(frozen=True)
 class KL(LossTerm):
-    """See the module."""
+    """See the module.
 
+    Attributes:
+        mask: Which positions are compared; the sum is divided by their number.
+    """
+
+    mask: Positions = "nonpad"
     unit: ClassVar[Unit] = "positions"
     label: ClassVar[str] = "kl"
 
     @property
     def needs(self) -> frozenset[str]:
-        """Return {log_probs, ref_log_probs}."""
-        return frozenset({"log_probs", "ref_log_probs"})
+        """Return {log_probs:MASK, ref_log_probs:MASK}."""
+        return frozenset({f"log_probs:{self.mask}", f"ref_log_probs:{self.mask}"})
+
+    def count(self, batch: Batch) -> int:
+        """Return the number of compared positions: labelled tokens, positions or cells."""
+        return int(positions_BL(batch, self.mask).sum())
 
     def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
         """Return the sum over positions."""
-        assert outputs.log_probs is not None and cache.log_probs is not None
-        total = kl_sum(cache.log_probs, outputs.log_probs)
+        total = kl_sum(cache.log_probs[self.mask], outputs.log_probs[self.mask])
         return TermValue(total, {"kl": total.detach()})

@@ -9,6 +9,7 @@ the same gradient, for means over rows and for means over tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -19,16 +20,22 @@ __all__ = [
     "Cache",
     "LossTerm",
     "Outputs",
+    "Positions",
     "TermValue",
     "Unit",
     "followed_BL",
     "labelled_BL",
+    "next_tokens_N",
+    "positions_BL",
     "predicting_BL",
     "token_nll_BL",
 ]
 
-Unit = Literal["rows", "tokens", "positions"]
-"""rows; labelled tokens; tokens that are not padding and have a successor in their row."""
+Unit = Literal["rows", "tokens", "positions", "cells", "batches"]
+"""rows; labelled tokens; tokens with a successor in their row; all cells, padding too; one for each micro-batch."""
+
+Positions = Literal["labelled", "nonpad", "all"]
+"""Where a next token is predicted: labelled, the next token is scored; nonpad, there is a next token; all, every cell, for parity only."""
 
 
 @dataclass
@@ -40,12 +47,22 @@ class Batch:
         attention_mask: (B, L), 1 where there is a token.
         labels: (B, L), the token id where it is scored, else -100.
         index: (B,), the place of each row in its role's data.
+        alternative: The same rows with another response, where a term wants one.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
     index: torch.Tensor
+    alternative: Batch | None = None
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> Batch:
+        """Return a batch of padded tensors; rows without an index of their own are numbered."""
+        index = tensors.get("index")
+        if index is None:
+            index = torch.arange(len(tensors["input_ids"]), device=tensors["input_ids"].device)
+        return cls(tensors["input_ids"], tensors["attention_mask"], tensors["labels"], index)
 
 
 def labelled_BL(batch: Batch) -> torch.Tensor:
@@ -67,6 +84,20 @@ def followed_BL(batch: Batch) -> torch.Tensor:
     return mask
 
 
+def positions_BL(batch: Batch, which: Positions) -> torch.Tensor:
+    """Return True at the positions of that kind, shape (B, L)."""
+    if which == "labelled":
+        return predicting_BL(batch)
+    return followed_BL(batch) if which == "nonpad" else torch.ones_like(batch.labels, dtype=torch.bool)
+
+
+def next_tokens_N(batch: Batch, which: Positions) -> torch.Tensor:
+    """Return the token that follows each position of that kind, row by row, shape (N,); 0 behind the last column."""
+    next_BL = torch.zeros_like(batch.input_ids)
+    next_BL[:, :-1] = batch.input_ids[:, 1:]
+    return next_BL[positions_BL(batch, which)]
+
+
 def token_nll_BL(batch: Batch, computed_BL: torch.Tensor, log_probs_NV: torch.Tensor) -> torch.Tensor:
     """Return -log p of each labelled token at its own position, 0 elsewhere, shape (B, L)."""
     next_BL = torch.zeros_like(batch.labels)
@@ -83,14 +114,18 @@ class Outputs:
     """What the model gave for one role. Only what some term needs is there.
 
     Attributes:
-        token_nll: (B,) rows of -log p summed over each row's labelled tokens are in `row_nll`; this is (B, L), 0 where unscored.
-        log_probs: (N, V) at the positions that have a successor, row by row.
+        token_nll: (B, L), -log p of each labelled token at its own place, 0 elsewhere.
+        log_probs: Kind of position to (N, V), row by row.
+        logits: The same before normalisation.
         hidden: Block index to its output (B, L, D).
+        alternative: The same for the alternative rows.
     """
 
     token_nll: torch.Tensor | None = None
-    log_probs: torch.Tensor | None = None
+    log_probs: dict[Positions, torch.Tensor] = field(default_factory=dict)
+    logits: dict[Positions, torch.Tensor] = field(default_factory=dict)
     hidden: dict[int, torch.Tensor] = field(default_factory=dict)
+    alternative: Outputs | None = None
 
 
 @dataclass
@@ -99,13 +134,17 @@ class Cache:
 
     Attributes:
         row_nll: (B,) sum of -log p over each row's labelled tokens.
-        log_probs: (N, V) at the positions that have a successor.
+        log_probs: Kind of position to (N, V).
+        logits: The same before normalisation.
         hidden: Block index to its output (B, L, D).
+        alternative: The same for the alternative rows.
     """
 
     row_nll: torch.Tensor | None = None
-    log_probs: torch.Tensor | None = None
+    log_probs: dict[Positions, torch.Tensor] = field(default_factory=dict)
+    logits: dict[Positions, torch.Tensor] = field(default_factory=dict)
     hidden: dict[int, torch.Tensor] = field(default_factory=dict)
+    alternative: Cache | None = None
 
 
 @dataclass
@@ -133,8 +172,22 @@ class LossTerm:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Return what must be computed: token_nll, log_probs, hidden:ℓ, and ref_row_nll, ref_log_probs, ref_hidden:ℓ."""
+        """Return what must be computed.
+
+        token_nll, log_probs:POSITIONS, logits:POSITIONS, hidden:ℓ; under the weights from before: ref_row_nll, ref_log_probs:POSITIONS,
+        ref_logits:POSITIONS, ref_hidden:ℓ; and `alt`, all of these for the alternative rows too.
+        """
         return frozenset()
+
+    def count(self, batch: Batch) -> int:
+        """Return how many units the sum over this batch has."""
+        if self.unit == "rows":
+            return batch.input_ids.shape[0]
+        if self.unit == "tokens":
+            return int(labelled_BL(batch).sum())
+        if self.unit == "positions":
+            return int(followed_BL(batch).sum())
+        return batch.input_ids.numel() if self.unit == "cells" else 1
 
     def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
         """Return the sum of the term over the batch."""

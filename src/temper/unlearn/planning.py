@@ -1,0 +1,112 @@
+"""What an unlearning run would do: passes, steps and memory, without loading weights or writing anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from temper.errors import ModelError
+from temper.recipe import Recipe
+from temper.unlearn.prepare import prepare, refuse_unbuilt_world, smoother_of
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        lines: For people.
+        facts: The same as JSON.
+    """
+
+    lines: list[str]
+    facts: dict[str, Any]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Return what a run of this recipe would do, without loading weights or writing anything.
+
+    The memory figure counts weights, gradients, optimiser state and kept originals; activations come on top.
+    """
+    import torch
+
+    from temper.models.checkpoint import skeleton_of
+    from temper.models.selection import decoder_layers, selection_of
+    from temper.models.trunk import check_layer, freeze_above
+    from temper.train.arguments import rows_per_step
+    from temper.train.engine import plan_of
+    from temper.unlearn.objective import Context
+    from temper.unlearn.training import needs_stored, trains_cut, used_rows
+
+    refuse_unbuilt_world(recipe)
+    prepared = prepare(recipe)
+    assert recipe.train is not None
+    selection, smoother = selection_of(recipe), smoother_of(recipe)
+    model: Any = skeleton_of(prepared.config, trust_remote_code=recipe.model.trust_remote_code)
+    total = sum(p.numel() for p in model.parameters())
+    with torch.device("meta"):
+        model = selection.apply(model)
+    context = Context(
+        recipe.seed,
+        int(prepared.config.get_text_config().hidden_size),
+        lambda layer, what: check_layer(model, layer, what),
+        lambda *_: 1.0,
+    )
+    terms = prepared.objective.terms(context)
+    passes = plan_of(terms)
+    waiting = [role for role in prepared.objective.alternative_roles if role not in prepared.substitutions]
+    # what the model is still to write cannot be counted yet
+    stored, disk = ({}, 0) if waiting else needs_stored(recipe, prepared, terms, used_rows(prepared))
+    heavy = any(need != "ref_row_nll" for needs in stored.values() for need in needs)
+    if passes.trunk_layer is not None:
+        freeze_above(model, passes.trunk_layer)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if not trained:
+        raise ModelError(
+            f"selection {selection.name}: trains nothing that the loss reads, so nothing could change. Select other weights."
+        )
+    resident = total
+    if (cut := trains_cut(recipe, prepared)) is not None:
+        kept = (*list(decoder_layers(model))[: cut + 1], getattr(model, "get_base_model", lambda: model)().get_input_embeddings())
+        resident = sum(p.numel() for part in kept for p in part.parameters())
+    halves = recipe.model.dtype in ("bfloat16", "float16")
+    # weights and gradients in the dtype of the model; two moments, and a master where the weights are coarser, in float32
+    width = 2 if halves and not selection.is_adapter else 4
+    state = trained * (4 * 2 + (4 if width == 2 else 0))
+    copies = 0 if selection.is_adapter or heavy or not (passes.original_logits or passes.frozen_layers) else trained * width
+    megabytes = ((2 if halves else 4) * resident + width * trained + state + copies) / 2**20
+    rows = rows_per_step(recipe.train)
+    facts = {
+        "method": prepared.objective.name,
+        "parameters": total,
+        "parameters_loaded": resident,
+        "trained_parameters": trained,
+        "steps": prepared.steps,
+        "rows_per_step": rows,
+        "rows": {role: len(found.items) for role, found in prepared.rows.items()},
+        "dropped": {role: len(found.dropped) for role, found in prepared.rows.items()},
+        "passes": passes.describe(stored=heavy),
+        "forget_passes": smoother.forget_passes if smoother is not None else 1,
+        "memory_mib_without_activations": round(megabytes, 1),
+        "disk_mib_of_references": round(disk / 2**20, 1),
+        "overlap": prepared.overlap,
+    }
+    settings = {key: value for key, value in prepared.objective.model_dump().items() if value is not None}
+    lines = [
+        f"objective    {prepared.objective.name} ({', '.join(f'{key}={value}' for key, value in settings.items())})",
+        f"model        {recipe.model.path}: {total:,} parameters, {resident:,} loaded, {trained:,} train ({100 * trained / total:.1f} %)"
+        + (", of which a mask selects some" if selection.has_masks else ""),
+        *(f"data         {role}: {len(found.items)} rows, {len(found.dropped)} dropped" for role, found in prepared.rows.items()),
+        f"steps        {prepared.steps} x {rows} rows of each role, lr {recipe.train.learning_rate:g}",
+        *(f"passes       {line}" for line in passes.describe(stored=heavy)),
+        *(
+            [f"smoother     {smoother.name}: {smoother.forget_passes} passes over the forget rows a step"]
+            if smoother is not None
+            else []
+        ),
+        f"memory       {megabytes:,.1f} MiB and activations",
+        *([f"disk         {disk / 2**20:,.1f} MiB of what the model before gives, in the cache"] if disk else []),
+    ]
+    return Plan(lines, facts)

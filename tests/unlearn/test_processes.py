@@ -1,0 +1,117 @@
+"""Two processes on a CPU give what one gives, copied (DDP) and sharded (FSDP2)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from temper import unlearn
+from temper.errors import RecipeError
+from temper.recipe import dump, from_dict
+from tests.unlearn.models import recipe_for, write_world
+
+# sums over rows are taken in another order; AdamW divides by the root of small second moments, which enlarges that a little
+TOLERANCE = 5e-6
+
+
+@pytest.fixture
+def folder(tmp_path, make_llama):
+    return write_world(tmp_path, make_llama)
+
+
+def in_two_processes(folder, recipe, name):
+    """Run a recipe under torchrun and return its folder."""
+    (folder / f"{name}.yaml").write_text(dump(recipe))
+    out = folder / name
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    command = [torchrun, "--standalone", "--nproc_per_node", "2", "-m", "temper.cli", "unlearn"]
+    done = subprocess.run(
+        [*command, str(folder / f"{name}.yaml"), "--out", str(out)],
+        env={**os.environ, "TEMPER_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["event"] == "train"]
+
+
+def compare(folder, **settings):
+    """Train with one process and twice the batch, then with two; return both folders."""
+    train = {"steps": 4, "learning_rate": 0.003, "checkpoint_every": 2}
+    more = settings.pop("train", {})
+    single = unlearn.run(recipe_for(folder, train={**train, "batch_size": 4}, **settings), folder / "one")
+    double = in_two_processes(folder, recipe_for(folder, train={**train, "batch_size": 2, **more}, **settings), "two")
+    one, two, before = weights(single), weights(double), load_file(folder / "model" / "model.safetensors")
+    assert one.keys() == two.keys()
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < TOLERANCE
+    assert max((one[name] - before[name]).abs().max().item() for name in one) > 1000 * TOLERANCE
+    assert losses(single) == pytest.approx(losses(double), rel=1e-5)
+    return single, double
+
+
+def test_two_processes_with_copies_equal_one(folder):
+    _, double = compare(folder, method="npo")
+    manifest = json.loads((double / "manifest.json").read_text())
+    assert manifest["stages"]["unlearn"]["processes"] == 2 and "sharded" not in manifest["stages"]["unlearn"]
+
+
+def test_two_processes_with_shards_equal_one_and_hold_half_each(folder):
+    _, double = compare(folder, method="npo", train={"sharding": "fsdp2"})
+    sharded = json.loads((double / "manifest.json").read_text())["stages"]["unlearn"]["sharded"]
+    assert 0.4 < sharded["entries_in_this_process"] / sharded["entries"] < 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "rmu"},
+        {"method": "klmin"},
+        {"selection": {"lora": 2}},
+        {"selection": {"rows": 50.0}},
+        {"smoother": {"sam": {"rho": 0.01}}},
+        {"smoother": {"wa": {"start": 2, "every": 1}}},
+    ],
+    ids=lambda settings: str(next(iter(settings.values()))),
+)
+def test_every_way_to_train_is_the_same_in_two_processes(folder, settings, sharding):
+    compare(folder, train={"sharding": sharding}, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_a_run_in_two_processes_resumes_from_its_checkpoint(folder, sharding):
+    import shutil
+
+    train = {"steps": 4, "learning_rate": 0.003, "checkpoint_every": 2, "batch_size": 2, "sharding": sharding}
+    whole = in_two_processes(folder, recipe_for(folder, train=train), "whole")
+    after = weights(whole)
+    manifest = json.loads((whole / "manifest.json").read_text())
+    del manifest["stages"]["unlearn"]
+    (whole / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(whole / "model")
+    shutil.rmtree(whole / "checkpoints" / "checkpoint-4")
+    again = weights(in_two_processes(folder, recipe_for(folder, train=train), "whole"))
+    assert max((after[name] - again[name]).abs().max().item() for name in after) == 0.0
+    assert "checkpoint-2" in (whole / "log.jsonl").read_text()
+
+
+def test_what_shards_cannot_do_is_refused_with_the_reason(folder):
+    document = recipe_for(folder, train={"sharding": "fsdp2", "stop": {"retain_floor": 0.5}}).model_dump(mode="json")
+    with pytest.raises(RecipeError, match="looks at the retain rows outside the sharded pass"):
+        unlearn.run(from_dict(document), folder / "run")
