@@ -1,11 +1,31 @@
-"""Models with random weights for benchmarks."""
+"""Models with random weights, made-up rows, and the form in which losses are usually computed."""
 
 from __future__ import annotations
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-__all__ = ["random_llama"]
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from temper.data import Item
+from temper.data.padding import pad_items
+
+__all__ = [
+    "answer_rows",
+    "descend",
+    "forward_passes",
+    "full_model",
+    "log_probs",
+    "padded",
+    "random_llama",
+    "row_nll",
+    "save_model",
+]
+
+PAD = 0
 
 
 def random_llama(
@@ -25,3 +45,60 @@ def random_llama(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return LlamaForCausalLM(config).eval()
+
+
+def save_model(folder: Path, **geometry: int) -> None:
+    """Write a random Llama, for ways to load."""
+    random_llama(**geometry).save_pretrained(folder / "model")
+
+
+def full_model(folder: Path) -> Any:
+    """Return the whole model that was saved, in evaluation mode."""
+    return AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
+
+
+def answer_rows(seed: int, name: str, *, rows: int, shortest: int, longest: int, vocabulary: int) -> list[Item]:
+    """Return rows of random tokens whose second half is the answer."""
+    draw = torch.Generator().manual_seed(seed)
+    items = []
+    for number, length in enumerate(torch.randint(shortest, longest + 1, (rows,), generator=draw).tolist()):
+        ids = torch.randint(1, vocabulary, (length,), generator=draw).tolist()
+        labels = (*[-100] * (length // 2), *ids[length // 2 :])
+        items.append(Item(f"{name}/{number}", tuple(ids), labels, {}, "", ""))
+    return items
+
+
+def padded(items: Sequence[Item]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a batch that holds all items in their order."""
+    return {**pad_items(items, PAD), "index": torch.arange(len(items))}
+
+
+def log_probs(model: Any, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return log p of the next token at every position but the last, (B, L - 1, V), as is usual: logits everywhere."""
+    logits = model(input_ids=tensors["input_ids"], attention_mask=tensors["attention_mask"], use_cache=False).logits
+    return F.log_softmax(logits[:, :-1], dim=-1)
+
+
+def row_nll(model: Any, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the summed -log p of the answer of each row, (B,), as is usual: logits everywhere."""
+    logits = model(input_ids=tensors["input_ids"], attention_mask=tensors["attention_mask"], use_cache=False).logits
+    labels = tensors["labels"][:, 1:]
+    return F.cross_entropy(logits[:, :-1].transpose(1, 2), labels, ignore_index=-100, reduction="none").sum(1)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> float:
+    """Step once and return the loss."""
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def forward_passes(models: Sequence[Any], step: Callable[[], Any]) -> int:
+    """Return how many forward passes a step makes: how often an embedding is read."""
+    passes: list[None] = []
+    hooks = [model.get_input_embeddings().register_forward_hook(lambda *_: passes.append(None)) for model in models]
+    step()
+    for hook in hooks:
+        hook.remove()
+    return len(passes)

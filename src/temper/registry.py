@@ -99,7 +99,9 @@ SYSTEMS: Final[tuple[System, ...]] = (
         "LLM unlearning, rethought",
         "scope, objectives and the assessment against a retrained model",
         "temper.unlearn, temper.assess",
-        "GA, GradDiff, KL-min, PO, NPO, SimNPO, RMU; first evidence against gold",
+        "GA, GradDiff, KL-min, PO, DPO-idk, AltPO, NPO, SimNPO, RMU, UNDIAL, CE-U, WGA, SatImp, maximum entropy, PDU, task vector, "
+        "logit offset; SAM, RS, GP, CR, WA; "
+        "first evidence against gold",
     ),
     System(
         "SISA + FairSISA", "exact deletion by shards; fair post-processing of the ensemble", "temper.sisa, temper.fairness", ""

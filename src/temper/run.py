@@ -195,6 +195,8 @@ def _manifest_of(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
         raise InputError(f"{path}: not a manifest of this version. Remove the folder, or give another output folder.")
     if not manifest["inputs"] and not manifest["stages"] and manifest["recipe_hash"] != recipe_hash(recipe):
         return None
+    if (folder / "recipe.yaml").read_text(encoding="utf-8") == dump(recipe):
+        return manifest  # also where it holds objects of the caller's own, whose names cannot be read back
     try:
         old = load(folder / "recipe.yaml")
     except RecipeError as error:
@@ -257,7 +259,7 @@ def open_run(recipe: Recipe, output: Path | None = None, *, progress: Progress |
             }
             write_text(folder / "recipe.yaml", dump(recipe))
             write_json(manifest_path, manifest)
-        elif load(folder / "recipe.yaml") != recipe:
+        elif (folder / "recipe.yaml").read_text(encoding="utf-8") != dump(recipe):
             write_text(folder / "recipe.yaml", dump(recipe))  # another title or output: the same run
         processes.wait()
         yield Run(folder, recipe, manifest, progress)

@@ -69,6 +69,18 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder):
     assert code == 0 and "passes" in out and not (folder / "run").exists()
 
 
+def test_a_delta_is_applied_to_its_base_and_to_no_other(folder):
+    from safetensors.torch import load_file
+
+    assert call("unlearn", folder / "recipe.yaml", "save=delta", "--out", folder / "run")[0] == 0
+    code, out, _ = call("apply", folder / "run" / "delta", folder / "model", "--out", folder / "again")
+    assert code == 0 and str(folder / "again") in out
+    again, model = (load_file(folder / place / "model.safetensors") for place in ("again", "run/model"))
+    assert again.keys() == model.keys() and all(again[name].equal(model[name]) for name in model)
+    code, _, err = call("apply", folder / "run" / "delta", folder / "run" / "model", "--out", folder / "other")
+    assert code == 2 and "Traceback" not in err and not (folder / "other").exists()
+
+
 def test_unlearn_prints_where_the_model_is(folder):
     code, out, err = call("unlearn", folder / "recipe.yaml", "train.steps=2", "--out", folder / "run")
     assert code == 0 and str(folder / "run" / "model") in out and "train: 2/2" in err

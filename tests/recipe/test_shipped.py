@@ -24,9 +24,9 @@ def test_a_shipped_recipe_asks_for_what_can_be_combined(file):
 
 
 @every
-def test_a_shipped_recipe_gives_data_for_every_role_that_its_objective_reads(file):
+def test_a_shipped_recipe_gives_data_for_the_roles_that_its_objective_reads_and_no_others(file):
     recipe = load(file)
-    assert set(objective_of(recipe).roles) <= set(recipe.data)
+    assert set(recipe.data) == set(objective_of(recipe).roles)
 
 
 @large

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from temper import __version__
-from temper.cli import assess, compare, demo, doctor, methods, recipe, report, unlearn, world
+from temper.cli import apply, assess, compare, demo, doctor, methods, recipe, report, unlearn, world
 
 __all__ = ["app", "main"]
 
@@ -37,6 +37,7 @@ def _root(
 app.command("demo")(demo.demo)
 app.add_typer(world.app, name="world")
 app.command("unlearn")(unlearn.unlearn)
+app.command("apply")(apply.apply)
 app.command("assess")(assess.assess)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

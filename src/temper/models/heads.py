@@ -7,14 +7,15 @@ so `ScoredHead` compares both ways once on a short input and takes the model's o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["ScoredHead", "inner_model"]
+__all__ = ["ScoredHead", "chosen_nll", "inner_model"]
 
 _OUTSIDE_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
 """Settings by which architectures change their logits after the head; small logits would hide it from a comparison."""
@@ -61,8 +62,9 @@ class ScoredHead:
         inner.eval()
         try:
             ids = torch.arange(4, device=head.weight.device).remainder(head.weight.shape[0]).unsqueeze(0)
-            full = inner(input_ids=ids, use_cache=False).logits
-            alone = head(inner.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+            full = inner(**given).logits
+            alone = head(inner.base_model(**given).last_hidden_state)
         finally:
             inner.train(was_training)
         return full.shape == alone.shape and bool(torch.allclose(full, alone.to(full.dtype), rtol=1e-4, atol=1e-5))
@@ -79,13 +81,63 @@ class ScoredHead:
             attention_mask_BL: 1 where there is a token.
             mask_BL: True at the N positions wanted; N counts row by row.
         """
+        return self.project(self.states(input_ids_BL, attention_mask_BL), mask_BL)
+
+    def states(self, input_ids_BL: torch.Tensor, attention_mask_BL: torch.Tensor) -> torch.Tensor:
+        """Return what `project` reads: hidden states (B, L, D), or all logits (B, L, V) where the head alone is not enough."""
         inner = inner_model(self._model)
+        states_BLX: torch.Tensor
         if self._direct:
-            hidden_BLD = inner.base_model(
+            states_BLX = inner.base_model(
                 input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False
             ).last_hidden_state
-            logits_NV = inner.get_output_embeddings()(hidden_BLD[mask_BL])
         else:
-            logits_NV = inner(input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False).logits[mask_BL]
+            states_BLX = inner(input_ids=input_ids_BL, attention_mask=attention_mask_BL, use_cache=False).logits
+        return states_BLX
+
+    def project(self, states_BLX: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+        """Return the logits at each masked position, shape (N, V), float32 (float64 of a float64 model)."""
+        chosen_NX = states_BLX[mask_BL]
+        logits_NV = inner_model(self._model).get_output_embeddings()(chosen_NX) if self._direct else chosen_NX
         wide: torch.Tensor = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
         return wide
+
+
+_ENTRIES_AT_ONCE: Final = 2**21
+"""Entries of a temporary tensor of logits: 8 MiB in float32."""
+
+
+class _ChosenNLL(torch.autograd.Function):
+    """-log p of one token a row, whose backward pass writes the gradient over the logits it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: torch.Tensor, tokens_N: torch.Tensor) -> torch.Tensor:
+        # in parts: logsumexp makes a tensor of the size of what it is given
+        rows = max(1, _ENTRIES_AT_ONCE // max(1, logits_NV.shape[1]))
+        parts = [part_NV.logsumexp(dim=-1) for part_NV in torch.split(logits_NV, rows)]
+        log_sum_N = torch.cat(parts) if parts else logits_NV.new_zeros(0)
+        ctx.save_for_backward(logits_NV, log_sum_N, tokens_N)
+        return log_sum_N - logits_NV.gather(1, tokens_N.unsqueeze(1)).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_N: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits_NV, log_sum_N, tokens_N = ctx.saved_tensors
+        # softmax - onehot, in the memory of the logits: nobody else reads them, and they are the largest tensor of a step
+        logits_NV.sub_(log_sum_N.unsqueeze(1)).exp_()
+        logits_NV.scatter_add_(1, tokens_N.unsqueeze(1), logits_NV.new_full((len(tokens_N), 1), -1.0))
+        return logits_NV.mul_(gradient_N.unsqueeze(1)), None
+
+
+def chosen_nll(logits_NV: torch.Tensor, tokens_N: torch.Tensor) -> torch.Tensor:
+    """Return -log p of one token for each row of logits, shape (N,).
+
+    The logits are used up: the backward pass writes their gradient over them, so the step holds one tensor of their size instead of
+    four. Nothing else may read them, and there is no second backward pass.
+
+    Args:
+        logits_NV: Logits that belong to this call alone.
+        tokens_N: The tokens.
+    """
+    chosen: torch.Tensor = _ChosenNLL.apply(logits_NV, tokens_N)  # type: ignore[no-untyped-call]
+    return chosen

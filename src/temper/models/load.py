@@ -76,6 +76,8 @@ def _hub_arguments(section: ModelSection | None) -> dict[str, Any]:
 
 def _named(error: Exception, path: str) -> ModelError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "scaled_dot_product_attention" in reason or "attn_implementation" in reason:
+        return ModelError(f"{path}: could not be loaded ({reason}). Set model.attention=eager.")
     return ModelError(f"{path}: could not be loaded ({reason}). Give a local folder, or a hub name that this machine can reach.")
 
 

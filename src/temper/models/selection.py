@@ -314,6 +314,10 @@ class SelectLora(Selection):
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")  # refused below
+                warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # peft sets it right by itself
+                warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys")  # peft's own, for experts
+                # peft 0.21 reads the old name on transformers 5.23; gone when peft follows
+                warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
                 wrapped: nn.Module = peft.get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(f"selection.lora.target = {self.target!r}: {error}") from error

@@ -183,6 +183,11 @@ class TrainSection(Section):
         description="Where a loss reads distributions or activations of the model before: store computes them once, recompute at each step; "
         "auto stores up to 1 GiB of what is read more than once.",
     )
+    passes: Literal["merged", "by_role"] = Field(
+        "merged",
+        description="merged: roles of like length share a forward and one backward; by_role: one role at a time, forward and backward, so that "
+        "only one role's activations are in memory.",
+    )
     checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, a third more time.")
     sharding: Literal["none", "fsdp2"] = Field(
         "none", description="Over processes: none copies the model to each, fsdp2 shards weights, gradients and optimiser state."

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import torch
 from transformers import TrainingArguments
@@ -13,7 +17,7 @@ from temper import processes
 from temper.errors import MissingExtraError
 from temper.recipe import TrainSection
 
-__all__ = ["checkpoint_interval", "rows_per_step", "total_steps", "trainer_arguments"]
+__all__ = ["checkpoint_interval", "rows_per_step", "total_steps", "trackers_write_to", "trainer_arguments"]
 
 
 def rows_per_step(train: TrainSection) -> int:
@@ -39,7 +43,23 @@ def checkpoint_interval(train: TrainSection, steps: int) -> int:
 def _check_trackers(trackers: list[str]) -> None:
     for tracker in trackers:
         if find_spec(tracker) is None:
-            raise MissingExtraError(tracker, "trackers", f"train.trackers: {tracker}")
+            raise MissingExtraError(tracker, tracker, f"train.trackers: {tracker}")
+
+
+_TRACKER_FOLDERS: Final = {"tensorboard": "TENSORBOARD_LOGGING_DIR", "trackio": "TRACKIO_DIR", "wandb": "WANDB_DIR"}
+
+
+@contextlib.contextmanager
+def trackers_write_to(folder: Path, trackers: Sequence[str]) -> Iterator[None]:
+    """Let trackers write below a run folder while the block lasts, unless the user has said where; some know the environment only."""
+    names = {_TRACKER_FOLDERS[tracker]: tracker for tracker in trackers if tracker in _TRACKER_FOLDERS}
+    mine = {name: str(folder / tracker) for name, tracker in names.items() if name not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
 
 
 def trainer_arguments(train: TrainSection, folder: Path, steps: int, seed: int) -> TrainingArguments:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from temper.errors import ModelError
-from temper.models.heads import ScoredHead, inner_model
+from temper.models.heads import ScoredHead, chosen_nll, inner_model
 from temper.models.original import OriginalWeights
 from temper.models.selection import decoder_layers
 from temper.models.trunk import Entry, FrozenBranch, capture_hidden, run_trunk
@@ -28,8 +28,10 @@ from temper.train.losses.term import (
     LossTerm,
     Outputs,
     Positions,
+    next_tokens_N,
     positions_BL,
     predicting_BL,
+    spread_BL,
     token_nll_BL,
 )
 from temper.train.reference import RoleReference
@@ -201,7 +203,7 @@ class Engine(nn.Module):
         active: Sequence[int],
         factors: Mapping[int, float] | None = None,
     ) -> dict[str, Any]:
-        """Return the loss of one micro-batch, already divided by the units of the whole step, and statistics.
+        """Return the loss of one micro-batch, already divided by the units of the whole step, statistics, and each term's value.
 
         Args:
             batches: Role to its tensors.
@@ -221,6 +223,7 @@ class Engine(nn.Module):
             outputs[role].alternative = outputs.get(role + ALTERNATIVE)
             caches[role].alternative = caches.get(role + ALTERNATIVE)
         loss: torch.Tensor | None = None
+        values: dict[int, torch.Tensor] = {}
         statistics: dict[str, torch.Tensor] = {}
         for index, term in terms.items():
             value = term(outputs[term.role], rows[term.role], caches[term.role])
@@ -228,11 +231,12 @@ class Engine(nn.Module):
             weight = term.weight * (factors or {}).get(index, 1.0)
             part = weight * value.total / divisor
             loss = part if loss is None else loss + part
-            statistics[f"{term.role}.{term.label}"] = value.total.detach() / divisor
+            values[index] = value.total.detach() / divisor
+            statistics[f"{term.role}.{term.label}"] = values[index]
             for name, total in value.statistics.items():
                 statistics[f"{term.role}.{name}"] = total / divisor
         assert loss is not None
-        return {"loss": loss, "statistics": statistics}
+        return {"loss": loss, "statistics": statistics, "values": values}
 
     def _run(self, plan: Plan, group: dict[str, Batch], outputs: dict[str, Outputs], caches: dict[str, Cache]) -> None:
         """Run one padded batch of one or more roles and file what came out by role."""
@@ -250,7 +254,6 @@ class Engine(nn.Module):
             self._file_stored(role, plan.roles[role], batch, caches[role])
         if self._original is not None:
             self._original_logits(plan, group, caches)
-        wanted_BL = torch.cat([_widened(_positions(plan.roles[role], batch), length) for role, batch in group.items()])
         entries: dict[int, Entry] = {}
         depths = layers_of(needs, "hidden:")
         if plan.trunk_layer is not None:
@@ -261,8 +264,9 @@ class Engine(nn.Module):
         else:
             assert self._head is not None
             with capture_hidden(self.model, depths) as hidden:
-                logits_NV = self._head.logits(ids_BL, mask_BL, wanted_BL)
-            _file_logits(plan, group, slices, wanted_BL, logits_NV, outputs)
+                states_BLX = self._head.states(ids_BL, mask_BL)
+            self._file_nll(plan, group, slices, states_BLX, outputs)
+            _file_logits(self._head, plan, group, slices, states_BLX, outputs)
         for role, batch in group.items():
             width = batch.input_ids.shape[1]
             for layer in layers_of(plan.roles[role], "hidden:"):
@@ -272,6 +276,29 @@ class Engine(nn.Module):
                 branch = self._frozen.hidden(ids_BL, mask_BL, entries, slices[role], frozen)
                 for layer in frozen:
                     caches[role].hidden[layer] = branch[layer][:, :width]
+
+    def _file_nll(
+        self,
+        plan: Plan,
+        group: dict[str, Batch],
+        slices: dict[str, slice],
+        states_BLX: torch.Tensor,
+        outputs: dict[str, Outputs],
+    ) -> None:
+        """Give the roles that read -log p of their own tokens and no distribution what they need, with one call of the head."""
+        assert self._head is not None
+        roles = [role for role in group if "token_nll" in plan.roles[role] and not _kinds(plan.roles[role])]
+        if not roles:
+            return
+        wanted_BL = torch.zeros(states_BLX.shape[:2], dtype=torch.bool, device=states_BLX.device)
+        for role in roles:
+            width = group[role].input_ids.shape[1]
+            wanted_BL[slices[role], :width] = predicting_BL(group[role])
+        tokens_N = torch.cat([next_tokens_N(group[role], "labelled") for role in roles])
+        counts = [int(predicting_BL(group[role]).sum()) for role in roles]
+        nll_N = chosen_nll(self._head.project(states_BLX, wanted_BL), tokens_N)
+        for role, part_N in zip(roles, torch.split(nll_N, counts), strict=True):
+            outputs[role].token_nll = spread_BL(group[role], predicting_BL(group[role]), part_N)
 
     def _file_stored(self, role: str, needs: frozenset[str], batch: Batch, cache: Cache) -> None:
         """Read what the store holds for these rows."""
@@ -331,26 +358,30 @@ def groups_of(rows: dict[str, Batch]) -> list[dict[str, Batch]]:
     return groups
 
 
+def _kinds(needs: frozenset[str]) -> set[Positions]:
+    """Return the kinds of position at which a role reads whole distributions."""
+    return {*kinds_of(needs, "log_probs:"), *kinds_of(needs, "logits:")}
+
+
 def _file_logits(
+    head: ScoredHead,
     plan: Plan,
     group: dict[str, Batch],
     slices: dict[str, slice],
-    wanted_BL: torch.Tensor,
-    logits_NV: torch.Tensor,
+    states_BLX: torch.Tensor,
     outputs: dict[str, Outputs],
 ) -> None:
-    """Cut the logits of a pass by role and kind of position."""
-    start = 0
+    """Give the roles that read distributions theirs, by kind of position."""
     for role, batch in group.items():
-        here_BL = wanted_BL[slices[role], : batch.input_ids.shape[1]]
-        count = int(here_BL.sum())
-        part_NV = logits_NV[start : start + count]
-        start += count
         needs = plan.roles[role]
+        if not _kinds(needs):
+            continue
+        here_BL = _positions(needs, batch)
+        logits_NV = head.project(states_BLX[slices[role], : batch.input_ids.shape[1]], here_BL)
         for kind in kinds_of(needs, "logits:"):
-            outputs[role].logits[kind] = _at(part_NV, here_BL, positions_BL(batch, kind))
+            outputs[role].logits[kind] = _at(logits_NV, here_BL, positions_BL(batch, kind))
         if "token_nll" in needs or kinds_of(needs, "log_probs:"):
-            log_probs_NV = torch.log_softmax(part_NV, dim=-1)
+            log_probs_NV = torch.log_softmax(logits_NV, dim=-1)
             for kind in kinds_of(needs, "log_probs:"):
                 outputs[role].log_probs[kind] = _at(log_probs_NV, here_BL, positions_BL(batch, kind))
             if "token_nll" in needs:
@@ -373,6 +404,6 @@ def _positions(needs: frozenset[str], batch: Batch) -> torch.Tensor:
     wanted_BL = torch.zeros_like(batch.labels, dtype=torch.bool)
     if "token_nll" in needs:
         wanted_BL |= predicting_BL(batch)
-    for kind in {*kinds_of(needs, "log_probs:"), *kinds_of(needs, "logits:")}:
+    for kind in _kinds(needs):
         wanted_BL |= positions_BL(batch, kind)
     return wanted_BL

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
 __all__ = ["Place", "place_of"]
+
+
+_FEW: Final = 0.25
+"""Share of entries up to which their places take less room than a mask of the whole tensor."""
 
 
 class Place(ABC):
@@ -110,6 +114,33 @@ class _Entries(Place):
         tensor.masked_fill_(~self.mask, 0)
 
 
+@dataclass(frozen=True)
+class _Few(Place):
+    """Single entries that are few: four bytes each instead of one for every entry of the tensor, and read without a scan."""
+
+    shape: tuple[int, ...]
+    count: int
+    index: Tensor
+
+    @property
+    def gathered(self) -> tuple[int, ...]:
+        return (self.count,)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1).index_select(0, self.index)
+
+    def scatter(self, tensor: Tensor, values: Tensor) -> None:
+        # a copy is made, and written back, only where the tensor does not lie in one piece
+        flat = tensor.reshape(-1).index_copy_(0, self.index.long(), values.to(tensor.dtype))
+        if flat.data_ptr() != tensor.data_ptr():
+            tensor.copy_(flat.view(self.shape))
+
+    def clear_outside(self, tensor: Tensor) -> None:
+        kept = self.gather(tensor)
+        tensor.zero_()
+        self.scatter(tensor, kept)
+
+
 def place_of(mask: Tensor | None, tensor: Tensor) -> Place:
     """Return the place of the selected entries in the smallest form that fits.
 
@@ -125,4 +156,7 @@ def place_of(mask: Tensor | None, tensor: Tensor) -> Place:
             if torch.equal(mask, line.expand_as(mask)):
                 index = line.flatten().nonzero().flatten().to(tensor.device)
                 return _Lines(shape, len(index) * shape[1 - dim], dim, index)
-    return _Entries(shape, int(mask.sum()), mask.to(tensor.device))
+    count = int(mask.sum())
+    if count <= _FEW * mask.numel() and mask.numel() < 2**31:
+        return _Few(shape, count, mask.flatten().nonzero().flatten().int().to(tensor.device))
+    return _Entries(shape, count, mask.to(tensor.device))

@@ -10,7 +10,7 @@ the mean -log p of a row's scored tokens. When it falls under the given share, t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -108,6 +108,15 @@ class RetainFloor:
         """Keep the weights of this step."""
         self.kept_step = step
         self._kept = {name: p.detach().to("cpu", copy=True) for name, p in self._model.named_parameters() if p.requires_grad}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what a checkpoint must hold: the weights of the last look that was good, and its step."""
+        return {"step": torch.tensor(self.kept_step), **{f"kept.{name}": value for name, value in self._kept.items()}}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take back what `state` returned."""
+        self.kept_step = int(state["step"])
+        self._kept = {name.removeprefix("kept."): value for name, value in state.items() if name.startswith("kept.")}
 
     @torch.no_grad()
     def restore(self) -> None:

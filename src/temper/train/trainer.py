@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from temper.errors import RunError
 from temper.recipe import TrainSection
 from temper.run import Run
 from temper.train import checkpoint
-from temper.train.arguments import trainer_arguments
+from temper.train.arguments import trackers_write_to, trainer_arguments
 from temper.train.dataset import RoleDataset, collator
 from temper.train.dual import DualAscent
 from temper.train.engine import Engine, count_units
@@ -104,6 +105,7 @@ class _Follow(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if self._trainer.after_step():
             control.should_training_stop = True
+            control.should_save = False  # a run that is started again must meet the rule again, not go on behind it
         if state.is_world_process_zero:
             self._run.progress("train", state.global_step, state.max_steps, self._note)
 
@@ -202,8 +204,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         for name, value in result["statistics"].items():
             self._statistics.setdefault(name, []).append(value)
         for index in active:
-            term = self.model.terms[index]
-            value = result["statistics"][f"{term.role}.{term.label}"]
+            value = result["values"][index]
             self._step_values[index] = self._step_values.get(index, torch.zeros_like(value)) + value
         return loss
 
@@ -215,6 +216,8 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Run one micro-batch, or, with a smoother, all of them at the last one."""
         smoothing = self._extras.smoothing
+        if smoothing is None and self._settings.passes == "by_role":
+            return self._one_role_at_a_time(model, inputs)
         if smoothing is None:
             step: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
             return step
@@ -232,6 +235,23 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         for name, value in report.statistics.items():
             self._statistics.setdefault(f"smoother.{name}", []).append(torch.tensor(value / processes.count()))
         return torch.tensor(report.loss, device=self.args.device)
+
+    def _one_role_at_a_time(self, model: Any, inputs: Any) -> torch.Tensor:
+        """Run forward and backward of each role alone: the same gradient, with one role's activations in memory."""
+        model.train()
+        sample = self._prepare_inputs(inputs)
+        by_role: dict[str, list[int]] = {}
+        for index in self._terms():
+            by_role.setdefault(self.model.terms[index].role, []).append(index)
+        total = torch.zeros((), device=self.args.device)
+        for number, active in enumerate(by_role.values(), start=1):
+            # data parallel wrappers reduce with the last backward pass, which then carries the gradients of all
+            waits = self.accelerator.no_sync(model) if number < len(by_role) else contextlib.nullcontext()
+            with waits:
+                loss = self._loss(model, sample, active) * processes.count()
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
     def _pass(self, samples: Sequence[Any], active: Sequence[int]) -> float:
         """Add the gradient of some terms over all micro-batches and processes to `.grad`; return their value."""
@@ -377,6 +397,8 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         }
         if self._extras.dual is not None:
             extra["dual"] = torch.tensor(self._extras.dual.weight, dtype=torch.float64)
+        if self._extras.floor is not None:
+            extra |= {f"floor.{name}": value for name, value in self._extras.floor.state().items()}
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             spent = {"wall_s": self.spent.wall_s, "cpu_s": self.spent.cpu_s, "tokens": float(self.spent.tokens)}
@@ -403,8 +425,9 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
             state = {name.removeprefix("smoother."): value for name, value in extra.items() if name.startswith("smoother.")}
             self._extras.smoothing.load_state(state)
         if self._extras.floor is not None:
-            # these weights were written after a look that was good, or before the first one
-            self._extras.floor.keep(int(folder.name.rpartition("-")[2]))
+            self._extras.floor.load_state(
+                {name.removeprefix("floor."): value for name, value in extra.items() if name.startswith("floor.")}
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint_path: str | None) -> None:
         if checkpoint_path is not None:
@@ -463,20 +486,21 @@ def train_roles(
     if processes.is_first():
         checkpoint.sweep(place)
     processes.wait()
-    trainer = RoleTrainer(
-        engine,
-        schedule,
-        settings,
-        extras,
-        args=trainer_arguments(settings, place, steps, run.recipe.seed),
-        train_dataset=dataset,
-        data_collator=collator(rows, pad_id),
-    )
-    trainer.add_callback(_Follow(run, trainer))
-    newest = checkpoint.latest(place)
-    if newest is not None:
-        run.log("resume", checkpoint=newest.name)
-    trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
+    with trackers_write_to(run.folder, settings.trackers):
+        trainer = RoleTrainer(
+            engine,
+            schedule,
+            settings,
+            extras,
+            args=trainer_arguments(settings, place, steps, run.recipe.seed),
+            train_dataset=dataset,
+            data_collator=collator(rows, pad_id),
+        )
+        trainer.add_callback(_Follow(run, trainer))
+        newest = checkpoint.latest(place)
+        if newest is not None:
+            run.log("resume", checkpoint=newest.name)
+        trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
     if extras.smoothing is not None and trainer.stopped is None:
         extras.smoothing.finish()
     if trainer.stopped is not None and extras.floor is not None and trainer.stopped.reason == "retain_floor":

@@ -108,17 +108,16 @@ def _train(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[s
     terms = prepared.objective.terms(context)
     trained = fit(run, prepared, model, terms, identity=identity)
     refuse_nothing_to_train(trained.facts["trained_parameters"], selection_of(run.recipe))
-    facts |= {**context.facts, **trained.facts, "parameters": _parameters(prepared, trained.model)}
+    facts |= {**context.facts, **trained.facts, "parameters": _parameters(run.recipe, prepared)}
     return trained
 
 
-def _parameters(prepared: Prepared, model: Any) -> int:
-    """Return the parameters of the whole model, also where only its lower blocks were loaded."""
+def _parameters(recipe: Recipe, prepared: Prepared) -> int:
+    """Return the parameters of the whole model: also where only its lower blocks were loaded, and without an adapter's own."""
     from temper.models.checkpoint import skeleton_of
 
-    if model.config is not None and getattr(model.config, "temper_full_layers", None) is None:
-        return sum(p.numel() for p in model.parameters())
-    return sum(p.numel() for p in skeleton_of(prepared.config).parameters())
+    whole = skeleton_of(prepared.config, trust_remote_code=recipe.model.trust_remote_code)
+    return sum(p.numel() for p in whole.parameters())
 
 
 def _substitute_from_model(run: Run, prepared: Prepared, model: Any) -> None:

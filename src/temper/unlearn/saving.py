@@ -22,13 +22,13 @@ __all__ = ["save_model", "save_offset", "save_weights"]
 
 def _merged_names(model: Any) -> set[str]:
     """Return the parameters of the model inside an adapter that merging changes."""
-    inner = model.get_base_model()
-    return {
-        f"{name}.{leaf}"
-        for name, module in inner.named_modules()
-        if getattr(module, "lora_A", None)
-        for leaf in ("weight", "bias")
-    }
+    names: set[str] = set()
+    for name, module in model.get_base_model().named_modules():
+        if getattr(module, "lora_A", None):
+            # experts are adapted as bare parameters; adapters of two parameters of one module are wrapped in each other
+            leaves = (module.parameter_name,) if hasattr(module, "parameter_name") else ("weight", "bias")
+            names |= {f"{name.replace('.base_layer', '')}.{leaf}" for leaf in leaves}
+    return names
 
 
 def _save_adapter(run: Run, model: Any) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "next_tokens_N",
     "positions_BL",
     "predicting_BL",
+    "spread_BL",
     "token_nll_BL",
 ]
 
@@ -103,10 +104,14 @@ def token_nll_BL(batch: Batch, computed_BL: torch.Tensor, log_probs_NV: torch.Te
     next_BL = torch.zeros_like(batch.labels)
     next_BL[:, :-1] = batch.labels[:, 1:].clamp(min=0)
     chosen_N = log_probs_NV.gather(1, next_BL[computed_BL].unsqueeze(1)).squeeze(1)
-    spread_BL = torch.zeros(batch.labels.shape, dtype=log_probs_NV.dtype, device=log_probs_NV.device)
-    spread_BL = spread_BL.masked_scatter(computed_BL, -chosen_N)
-    spread_BL = spread_BL * predicting_BL(batch)
-    return torch.nn.functional.pad(spread_BL[:, :-1], (1, 0))
+    return spread_BL(batch, computed_BL, -chosen_N)
+
+
+def spread_BL(batch: Batch, computed_BL: torch.Tensor, nll_N: torch.Tensor) -> torch.Tensor:
+    """Return -log p, given where it was computed, at the place of each labelled token, 0 elsewhere, shape (B, L)."""
+    spread = torch.zeros(batch.labels.shape, dtype=nll_N.dtype, device=nll_N.device)
+    spread = spread.masked_scatter(computed_BL, nll_N) * predicting_BL(batch)
+    return torch.nn.functional.pad(spread[:, :-1], (1, 0))
 
 
 @dataclass
