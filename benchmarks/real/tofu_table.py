@@ -27,12 +27,15 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tofu_models import FORGET, HOLDOUT, PROMPT, source
 
 from temper.errors import TemperError
 from temper.files import read_json, write_json, write_text
+
+if TYPE_CHECKING:
+    from temper.assess.evidence import Which
 
 AUTHOR, RETAIN_AUTHORS, BATCH, STEPS, ASKED = 20, 75, 8, 60, 60
 
@@ -211,7 +214,7 @@ GAPS = {
 }
 
 
-def row_of(method: str, setting: str, folder: Path, which: str = "unlearned") -> dict[str, Any]:
+def row_of(method: str, setting: str, folder: Path, which: Which = "unlearned") -> dict[str, Any]:
     """Return one row of the table."""
     from temper.assess import Evidence
 
@@ -219,8 +222,14 @@ def row_of(method: str, setting: str, folder: Path, which: str = "unlearned") ->
     found: dict[str, Any] = {"method": method, "setting": setting}
     for name, (metric, role) in NUMBERS.items():
         result = (answers if metric.startswith(("rouge", "utility")) else likelihood).find(metric, role, which)
-        found[name] = None if result is None or result.value is None else round(result.value, 4)
-        if result is not None and result.low is not None and name in ("forget_es", "neighbour_es", "membership_auc"):
+        value = None if result is None else result.value
+        found[name] = None if value is None else round(value, 4)
+        if (
+            result
+            and result.low is not None
+            and result.high is not None
+            and name in ("forget_es", "neighbour_es", "membership_auc")
+        ):
             found[f"{name}_interval"] = [round(result.low, 4), round(result.high, 4)]
     if which != "unlearned":
         return found
@@ -229,6 +238,7 @@ def row_of(method: str, setting: str, folder: Path, which: str = "unlearned") ->
         found[name] = None if gap is None or gap.gap_closed is None else round(gap.gap_closed, 4)
     stage = read_json(folder / "manifest.json")["stages"]["unlearn"]
     cost, stopped = likelihood.cost, stage.get("stopped")
+    assert cost is not None  # every run here trained
     found |= {
         "steps": cost.steps,
         "train_cpu_s": round(cost.cpu_s, 1),
@@ -260,10 +270,19 @@ def _passes(lines: list[str]) -> str:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Return two tables: what was forgotten and kept, and the distance to gold with the cost."""
-    first = ["forget_es", "forget_p", "forget_rouge", "membership_auc", "retain_es", "retain_p", "retain_rouge"]
+    first = [
+        "forget_es",
+        "forget_p",
+        "forget_rouge",
+        "membership_auc",
+        "membership_min_k_auc",
+        "retain_es",
+        "retain_p",
+        "retain_rouge",
+    ]
     first += ["neighbour_es", "neighbour_p", "neighbour_rouge"]
     lines = [
-        "| objective | setting | forget ES | p | ROUGE-L | membership AUC | retain ES | p | ROUGE-L | neighbour ES | p | ROUGE-L |",
+        "| objective | setting | forget ES | p | ROUGE-L | AUC loss | AUC min-k | retain ES | p | ROUGE-L | neighbour ES | p | ROUGE-L |",
         "| --- | --- |" + " --- |" * len(first),
     ]
     lines += [f"| {r['method']} | {r['setting']} | " + " | ".join(_two(r[name]) for name in first) + " |" for r in rows]

@@ -166,6 +166,26 @@ def test_the_frozen_branch_is_exact_where_blocks_have_masks_or_positions_of_thei
     torch.testing.assert_close(frozen(branch, ids, mask, entries, slice(0, 2)), before)
 
 
+def test_the_frozen_branch_shares_nothing_where_positions_train():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=32, n_embd=16, n_layer=3, n_head=2, n_positions=32, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0
+            )
+        ).eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("wpe" in name or "h.1." in name)
+    before, _ = run_trunk(model, 2, IDS, MASK)
+    branch = FrozenBranch(model, 2)
+    with torch.no_grad():
+        model.transformer.wpe.weight.add_(0.3)
+    _, entries = run_trunk(model, 2, IDS, MASK, entry_of=branch.first)
+    torch.testing.assert_close(frozen(branch, IDS, MASK, entries, slice(0, 2)), before)
+
+
 def test_the_frozen_branch_of_a_model_with_dropout_has_none(make_llama):
     model = make_llama(layers=3)
     for module in model.modules():

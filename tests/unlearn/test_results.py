@@ -56,6 +56,39 @@ def logits(model, inputs):
 # ---- delta ----
 
 
+def test_an_adapter_on_the_embedding_is_in_the_delta_and_in_the_result_of_a_trunk(folder):
+    lora = {"lora": {"rank": 2, "target": ["embed_tokens", "q_proj"]}}
+    run = unlearn.run(recipe_for(folder, selection=lora, save="delta"), folder / "run")
+    assert "model.embed_tokens.weight" in changed(weights(folder / "model"), weights(run / "model"))
+    made = apply_delta(run / "delta", folder / "model", folder / "made")
+    assert same(weights(made), weights(run / "model"))
+    trunk = unlearn.run(recipe_for(folder, method=RMU, selection=lora), folder / "trunk")
+    assert "model.embed_tokens.weight" in changed(weights(folder / "model"), weights(trunk / "model"))
+
+
+def test_the_same_weights_under_another_configuration_have_references_of_their_own(folder):
+    """A corrected rotary base makes another function of the same weights: at the start NPO must be (2/β) ln 2 again."""
+    path = folder / "model" / "config.json"
+
+    def first_nats_lost(name):
+        run = unlearn.run(recipe_for(folder, method={"name": "npo", "beta": 0.1}, train={"steps": 1}), folder / name)
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        return next(line["forget.nats_lost"] for line in lines if line["event"] == "train")
+
+    assert first_nats_lost("one") == pytest.approx(0.0, abs=1e-4)
+    config = json.loads(path.read_text())
+    config["rms_norm_eps"] = 0.5
+    path.write_text(json.dumps(config))
+    assert first_nats_lost("two") == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_float16_checkpoint_is_refused_under_auto_too(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder / "model").half()
+    model.save_pretrained(folder / "model")
+    with pytest.raises(RecipeError, match="auto trains in float16"):
+        unlearn.run(recipe_for(folder, model={"path": str(folder / "model"), "dtype": "auto"}), folder / "run")
+
+
 @pytest.mark.parametrize(
     ("method", "selection"),
     [("npo", "all"), ("npo", DOWN), ("npo", {"lora": 2}), (RMU, DOWN), (RMU, {"lora": 2}), ("task_vector", DOWN)],

@@ -131,6 +131,23 @@ def test_a_retain_floor_stops_the_run_with_the_last_weights_above_it(folder):
     assert same(weights(run), weights(short))
 
 
+def test_a_retain_floor_is_looked_at_after_the_last_step_too(folder):
+    train = {"steps": 3, "learning_rate": 0.05, "stop": {"retain_floor": 0.99, "every": 10}}
+    run = unlearn.run(recipe_for(folder, method="graddiff", train=train), folder / "run")
+    assert stage(run)["stopped"]["kept_step"] == 0
+
+
+def test_a_run_is_not_gone_on_with_under_another_number_of_rows_a_step(folder, monkeypatch):
+    from temper.errors import RunError
+
+    recipe = recipe_for(folder, train={"steps": 6, "checkpoint_every": 2})
+    with pytest.raises(Killed):
+        unlearn.run(recipe, folder / "run", progress=kill_after(3))
+    monkeypatch.setattr("temper.train.trainer.rows_per_step", lambda train: 99)
+    with pytest.raises(RunError, match="as many processes as it was begun with"):
+        unlearn.run(recipe, folder / "run")
+
+
 def test_a_retain_floor_that_is_kept_changes_nothing(folder):
     train = {**FLOOR, "steps": 6, "stop": {"retain_floor": 0.01, "every": 2}}
     run = unlearn.run(recipe_for(folder, train=train), folder / "run")

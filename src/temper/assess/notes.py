@@ -34,6 +34,8 @@ def notes(facts: Mapping[str, Any], rows: Mapping[str, Encoded], results: Sequen
         models: Which models were scored.
     """
     lines = []
+    if stopped := facts.get("stopped"):
+        lines.append(f"Training {stopped['sentence']}.")
     if mask := facts.get("mask"):
         lines.append(_MASKS.get(mask, f"Steering mask: {mask}."))
     if "gold" not in models:

@@ -39,6 +39,7 @@ def unlearn(
         return
     from temper import assess, processes, report
     from temper import unlearn as room
+    from temper.files import read_json
 
     if recipe.evaluate is not None:
         assess.check(recipe)  # a fault in the evaluation must not show only after the training
@@ -48,10 +49,12 @@ def unlearn(
             return  # the first process assesses and reports
         evidence = assess.run(folder, progress=progress) if recipe.evaluate is not None else None
         page = report.run(folder) if evidence is not None else None
+    stopped = read_json(folder / "manifest.json")["stages"]["unlearn"].get("stopped")
     if json:
         emit(
             {
                 "folder": str(folder),
+                "stopped": stopped,
                 "model": str(folder / "model"),
                 "report": str(page) if page else None,
                 "evidence": evidence.model_dump(mode="json") if evidence else None,
@@ -62,6 +65,8 @@ def unlearn(
         from temper.display.terminal import print_evidence
 
         print_evidence([evidence])
+    if stopped is not None:
+        typer.echo(f"note    training {stopped['sentence']}")
     typer.echo(f"model   {folder / 'model'}")
     if page is not None:
         typer.echo(f"report  {page}")

@@ -183,9 +183,13 @@ class FrozenBranch:
         trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
         blocks = list(decoder_layers(model))
         touched = [index for index, block in enumerate(blocks) if any(id(p) in trained for p in block.parameters())]
-        embedding = inner_model(model).get_input_embeddings()
+        inner = inner_model(model)
+        inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+        head, embedding = inner.get_output_embeddings(), inner.get_input_embeddings()
+        behind = {id(p) for p in head.parameters()} - {id(p) for p in embedding.parameters()} if head is not None else set()
         self.first: int | None = None
-        if not any(id(parameter) in trained for parameter in embedding.parameters()) and not _drops(model):
+        # what trains outside of the blocks (token or position embeddings) moves what every block is called with
+        if not (trained - inside - behind) and not _drops(model):
             self.first = min((index for index in touched if index <= layer), default=layer)
 
     def hidden(

@@ -1,7 +1,8 @@
 """When a run ends before its last step: the retain rows fell under a floor, or ascent has broken the model.
 
-Collapse. Ascent has no lower bound. Once the mean -log p of forget tokens is over 1.5 ln V, the model gives the right token far less than
-chance: it is not forgetting any more, it is being broken. The run stops there and says so; nothing is clipped in silence.
+Collapse. Ascent has no lower bound, nor has CE-U without a retain term. Once the mean -log p of forget tokens is over 1.5 ln V, the model
+gives the right token far less than chance: it is not forgetting any more, it is being broken. The run stops there and says so; nothing
+is clipped in silence.
 
 Floor. Every few steps the mean probability exp(-A) of some retain rows is compared with what it was under the weights from before, A being
 the mean -log p of a row's scored tokens. When it falls under the given share, the run ends with the weights of the last look that was above.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,10 @@ from temper.errors import RunError
 from temper.recipe import TrainSection
 from temper.run import Run
 from temper.train import checkpoint
-from temper.train.arguments import trackers_write_to, trainer_arguments
+from temper.train.arguments import rows_per_step, trackers_write_to, trainer_arguments
 from temper.train.dataset import RoleDataset, collator
 from temper.train.dual import DualAscent
-from temper.train.engine import Engine, count_units
-from temper.train.losses.nll import NLL
+from temper.train.engine import Engine, count_units, plan_of
 from temper.train.losses.term import LossTerm
 from temper.train.optimizer import SelectedAdamW
 from temper.train.schedule import Schedule
@@ -135,7 +135,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         self._schedule = schedule
         self._settings = settings
         self._extras = extras
-        self._counts: Sequence[float] = ()
+        self._counts: list[float] = []
         self._samples: list[Any] = []
         self._place = 0
         self._statistics: dict[str, list[torch.Tensor]] = {}
@@ -169,13 +169,15 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         """Return the micro-batches of one step and count their units over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         terms = self.model.terms
-        totals = torch.zeros(len(terms), dtype=torch.float64)
+        read = set(plan_of(terms).roles)
+        totals = torch.zeros(len(terms) + 1, dtype=torch.float64)
         for sample in samples:
-            totals += torch.tensor(count_units(terms, sample), dtype=torch.float64)
-            self._tokens += sum(int(tensors["attention_mask"].sum()) for tensors in sample.values())
+            tokens = sum(int(tensors["attention_mask"].sum()) for role, tensors in sample.items() if role in read)
+            totals += torch.tensor([*count_units(terms, sample), tokens], dtype=torch.float64)
         if processes.count() > 1:
             torch.distributed.all_reduce(totals)
-        self._counts = totals.tolist()
+        *self._counts, tokens_of_all = totals.tolist()
+        self._tokens += int(tokens_of_all)
         self._samples, self._place = samples, 0
         return samples, None
 
@@ -204,7 +206,9 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         for name, value in result["statistics"].items():
             self._statistics.setdefault(name, []).append(value)
         for index in active:
-            value = result["values"][index]
+            term = self.model.terms[index]
+            # of a term that pushes away it is the loss of the right tokens that is watched
+            value = result["statistics"][f"{term.role}.nll"] if term.pushes_away else result["values"][index]
             self._step_values[index] = self._step_values.get(index, torch.zeros_like(value)) + value
         return loss
 
@@ -244,14 +248,20 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         for index in self._terms():
             by_role.setdefault(self.model.terms[index].role, []).append(index)
         total = torch.zeros((), device=self.args.device)
-        for number, active in enumerate(by_role.values(), start=1):
-            # data parallel wrappers reduce with the last backward pass, which then carries the gradients of all
+        # data parallel wrappers reduce with the last backward pass, which then carries the gradients of all: it must reach all that trains
+        order = sorted(by_role.values(), key=self._depth)
+        for number, active in enumerate(order, start=1):
             waits = self.accelerator.no_sync(model) if number < len(by_role) else contextlib.nullcontext()
             with waits:
                 loss = self._loss(model, sample, active) * processes.count()
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _depth(self, active: Sequence[int]) -> float:
+        """Return the block at which the pass of some terms stops; infinity for a full one."""
+        layer = plan_of([self.model.terms[index] for index in active]).trunk_layer
+        return math.inf if layer is None else layer
 
     def _pass(self, samples: Sequence[Any], active: Sequence[int]) -> float:
         """Add the gradient of some terms over all micro-batches and processes to `.grad`; return their value."""
@@ -289,15 +299,16 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
             torch.distributed.all_reduce(values)
         for index, value in zip(watched, values.tolist(), strict=True):
             term = self.model.terms[index]
-            if isinstance(term, NLL) and term.sign == -1:
-                if self._settings.stop.collapse and -value > self._bound:
-                    self.stopped = Stopped("collapse", step, -value, self._bound, step)
+            if term.pushes_away:
+                if self._settings.stop.collapse and value > self._bound:
+                    self.stopped = Stopped("collapse", step, value, self._bound, step)
             elif self._extras.dual is not None:
                 self._extras.dual.update(step - 1, value)
         if self._extras.smoothing is not None:
             self._extras.smoothing.after_step(step)
         floor = self._extras.floor
-        if self.stopped is None and floor is not None and step % self._settings.stop.every == 0:
+        due = step % self._settings.stop.every == 0 or step >= self.state.max_steps  # what is saved has been looked at
+        if self.stopped is None and floor is not None and due:
             probability = floor.probability()
             if probability < floor.bound:
                 self.stopped = Stopped("retain_floor", step, probability, floor.bound, floor.kept_step)
@@ -307,7 +318,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
 
     def _is_watched(self, term: LossTerm) -> bool:
         dual = self._extras.dual
-        return (isinstance(term, NLL) and term.sign == -1) or (dual is not None and term.role == dual.settings.role)
+        return term.pushes_away or (dual is not None and term.role == dual.settings.role)
 
     def check_gradients(self) -> None:
         """Stop before a step that would destroy the weights.
@@ -402,6 +413,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         if self.args.should_save:
             folder = Path(self.args.output_dir)
             spent = {"wall_s": self.spent.wall_s, "cpu_s": self.spent.cpu_s, "tokens": float(self.spent.tokens)}
+            spent |= {"steps_of_run": self.state.max_steps, "rows_per_step": rows_per_step(self._settings)}
             checkpoint.save(
                 folder / f"checkpoint-{self.state.global_step}",
                 trained,
@@ -436,6 +448,21 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
     def _load_rng_state(self, checkpoint_path: str | None) -> None:
         if checkpoint_path is not None:
             checkpoint.load_random_state(Path(checkpoint_path))
+
+
+def _check_shape(folder: Path, steps: int, rows: int) -> None:
+    """Refuse to go on with another number of rows a step: samples are numbered by it, and so is the length of the run.
+
+    Raises:
+        RunError: The checkpoint belongs to a run of another shape.
+    """
+    spent = checkpoint.load_spent(folder)
+    begun = (int(spent.get("steps_of_run", steps)), int(spent.get("rows_per_step", rows)))
+    if begun != (steps, rows):
+        raise RunError(
+            f"{folder.name} was written by a run of {begun[0]} steps of {begun[1]} rows; this one has {steps} steps of {rows}. Start it with as many "
+            "processes as it was begun with, or remove the run folder."
+        )
 
 
 def _state_text(state: TrainerState) -> str:
@@ -499,10 +526,14 @@ def train_roles(
         trainer.add_callback(_Follow(run, trainer))
         newest = checkpoint.latest(place)
         if newest is not None:
+            _check_shape(newest, steps, rows_per_step(settings))
             run.log("resume", checkpoint=newest.name)
         trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
     if extras.smoothing is not None and trainer.stopped is None:
         extras.smoothing.finish()
+        if extras.floor is not None and (probability := extras.floor.probability()) < extras.floor.bound:
+            step = trainer.state.global_step  # weights that were put in place at the end are looked at too
+            trainer.stopped = Stopped("retain_floor", step, probability, extras.floor.bound, extras.floor.kept_step)
     if trainer.stopped is not None and extras.floor is not None and trainer.stopped.reason == "retain_floor":
         extras.floor.restore()
     local = [getattr(p, "_local_tensor", p) for p in engine.parameters() if p.requires_grad]

@@ -18,6 +18,7 @@ def model_card(recipe: Recipe, facts: dict[str, Any], spent: dict[str, Any]) -> 
     details = "\n".join(
         f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items() if not isinstance(value, dict | list)
     )
+    ended = f"- training {facts['stopped']['sentence']}\n" if "stopped" in facts else ""
     return f"""---
 library_name: transformers
 tags: [unlearning, temper]
@@ -30,7 +31,7 @@ Made with temper {__version__} by unlearning from `{recipe.model.path}` with the
 - forget data: {", ".join(source.path for source in recipe.data["forget"])}
 - retain data: {", ".join(source.path for source in recipe.data.get("retain", [])) or "none"}
 {details}
-- steps: {spent["steps"]}, tokens: {spent["tokens"]:,}, CPU seconds: {spent["cpu_s"]:.1f}
+{ended}- steps: {spent["steps"]}, tokens: {spent["tokens"]:,}, CPU seconds: {spent["cpu_s"]:.1f}
 - seed: {recipe.seed}; recipe hash: {recipe_hash(recipe)}
 
 ## What this does not show

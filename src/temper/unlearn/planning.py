@@ -7,9 +7,20 @@ from typing import Any
 
 from temper.errors import ModelError
 from temper.recipe import Recipe
-from temper.unlearn.prepare import prepare, refuse_unbuilt_world, smoother_of
+from temper.unlearn.prepare import dtype_of, prepare, refuse_unbuilt_world, smoother_of
 
 __all__ = ["Plan", "plan"]
+
+
+def _two_models(objective: Any) -> list[str]:
+    """Return what an objective does beside or instead of the training that the plan counts."""
+    if objective.result == "weights":
+        return []
+    made = "is given, so the steps below are not taken" if not objective.trains else "is trained by the steps below"
+    lines = [f"reinforced   the model that learned the forget data harder {made}; two models are in memory at the end"]
+    if getattr(objective, "distil", False):
+        lines.append("distil       as many steps again, to the distribution of the two models, which is stored on disk first")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def plan(recipe: Recipe) -> Plan:
     if (cut := trains_cut(recipe, prepared)) is not None:
         kept = (*list(decoder_layers(model))[: cut + 1], getattr(model, "get_base_model", lambda: model)().get_input_embeddings())
         resident = sum(p.numel() for part in kept for p in part.parameters())
-    halves = recipe.model.dtype in ("bfloat16", "float16")
+    halves = dtype_of(recipe, prepared.config) in ("bfloat16", "float16")
     # weights and gradients in the dtype of the model; two moments, and a master where the weights are coarser, in float32
     width = 2 if halves and not selection.is_adapter else 4
     state = trained * (4 * 2 + (4 if width == 2 else 0))
@@ -99,6 +110,7 @@ def plan(recipe: Recipe) -> Plan:
         f"model        {recipe.model.path}: {total:,} parameters, {resident:,} loaded, {trained:,} train ({100 * trained / total:.1f} %)"
         + (", of which a mask selects some" if selection.has_masks else ""),
         *(f"data         {role}: {len(found.items)} rows, {len(found.dropped)} dropped" for role, found in prepared.rows.items()),
+        *_two_models(prepared.objective),
         f"steps        {prepared.steps} x {rows} rows of each role, lr {recipe.train.learning_rate:g}",
         *(f"passes       {line}" for line in passes.describe(stored=heavy)),
         *(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from temper.unlearn.objective import Objective
     from temper.unlearn.substitution import Substitution
 
-__all__ = ["Prepared", "objective_of", "prepare", "refuse_unbuilt_world", "smoother_of"]
+__all__ = ["Prepared", "dtype_of", "objective_of", "prepare", "refuse_unbuilt_world", "smoother_of"]
 
 
 @dataclass
@@ -132,10 +132,7 @@ def _check_combination(recipe: Recipe, objective: Objective) -> None:
     Raises:
         RecipeError: All that is wrong, at once.
     """
-    from temper.models.selection import selection_of
-
     assert recipe.train is not None
-    selection, smoother = selection_of(recipe), smoother_of(recipe)
     sharded = recipe.train.sharding == "fsdp2"
     problems = []
     if sharded and recipe.train.stop.retain_floor is not None:
@@ -157,16 +154,33 @@ def _check_combination(recipe: Recipe, objective: Objective) -> None:
         )
     if recipe.save == "delta" and objective.result == "offset":
         problems.append("save: delta, but the logit offset leaves two models. Use full.")
-    if smoother is not None and recipe.model.dtype in ("bfloat16", "float16") and not selection.is_adapter and smoother.perturbs:
-        problems.append(
-            f"smoother: {smoother.name} moves weights by less than {recipe.model.dtype} can hold. Set model.dtype=float32."
-        )
-    if recipe.model.dtype == "float16" and not selection.is_adapter:
-        problems.append(
-            "model.dtype: float16 gradients overflow without loss scaling. Use bfloat16 (float32 masters) or float32, or an adapter."
-        )
+    problems += _precision_problems(recipe, recipe.model.dtype)
     if problems:
         raise RecipeError(problems, f"recipe {recipe.name}")
+
+
+def dtype_of(recipe: Recipe, config: PretrainedConfig) -> str:
+    """Return the dtype that weights are loaded in; `auto` is that of the checkpoint."""
+    if recipe.model.dtype != "auto":
+        return recipe.model.dtype
+    return str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+
+
+def _precision_problems(recipe: Recipe, dtype: str) -> list[str]:
+    """Return what cannot be trained in a dtype."""
+    from temper.models.selection import selection_of
+
+    if selection_of(recipe).is_adapter:
+        return []
+    problems, smoother = [], smoother_of(recipe)
+    if smoother is not None and dtype in ("bfloat16", "float16") and smoother.perturbs:
+        problems.append(f"smoother: {smoother.name} moves weights by less than {dtype} can hold. Set model.dtype=float32.")
+    if dtype == "float16":
+        problems.append(
+            f"model.dtype: {recipe.model.dtype} trains in float16, whose gradients overflow without loss scaling. Use bfloat16 (float32 masters) "
+            "or float32, or an adapter."
+        )
+    return problems
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -186,6 +200,8 @@ def prepare(recipe: Recipe) -> Prepared:
     objective = objective_of(recipe)
     assert recipe.train is not None
     config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
+    if problems := _precision_problems(recipe, dtype_of(recipe, config)):
+        raise RecipeError(problems, f"recipe {recipe.name}")
     objective.check(int(config.get_text_config().num_hidden_layers))
     max_length = row_limit(config, recipe.train.max_length, "train.max_length")
     tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)

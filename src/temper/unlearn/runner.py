@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from temper import processes
 from temper.files import hash_json
-from temper.models.load import load_model, resolve_path, weights_hash
+from temper.models.load import load_config, load_model, resolve_path, weights_hash
 from temper.models.selection import selection_of
 from temper.recipe import Recipe
 from temper.run import Progress, Run, open_run
@@ -18,7 +19,6 @@ from temper.train.losses.kl import KL
 from temper.train.trainer import Spent
 from temper.unlearn.alternatives import Alternatives, Draft
 from temper.unlearn.card import model_card
-from temper.unlearn.objective import Objective
 from temper.unlearn.prepare import Prepared, objective_of, prepare
 from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
 from temper.unlearn.substitution import substitute
@@ -91,14 +91,37 @@ def _note_inputs(run: Run, prepared: Prepared) -> dict[str, Any]:
     hashes |= {f"data.{prepared.name_of(role)}.other": found.rows.content_hash for role, found in prepared.substitutions.items()}
     # a hub model has no folder to hash; its commit says as much
     hashes["model"] = weights_hash(source) if Path(source).is_dir() else getattr(prepared.config, "_commit_hash", None)
+    hashes["config"] = _config_hash(prepared.config)
+    given = getattr(prepared.objective, "reinforced", None)
+    if given is not None:
+        hashes["reinforced"] = _weights_of(resolve_path(given, recipe.world), recipe)
     run.note_inputs(**hashes)
     return {
         "weights": hashes["model"],
+        "config": hashes["config"],
         "dtype": recipe.model.dtype,
         "attention": recipe.model.attention,
         "torch": torch.__version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
+
+
+def _config_hash(config: Any) -> str:
+    """Return a hash of what a configuration says about the function that weights make: rotary base, norms, caps, windows, dtype."""
+    said = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in ("_name_or_path", "transformers_version", "use_cache")
+    }
+    return hash_json(json.loads(json.dumps(said, default=str)))
+
+
+def _weights_of(path: str, recipe: Recipe) -> str | None:
+    """Return what tells the weights of a local folder or of a hub model apart; None where nothing does."""
+    if Path(path).is_dir():
+        return weights_hash(path)
+    found: str | None = getattr(load_config(path, world=recipe.world), "_commit_hash", None)
+    return found
 
 
 def _train(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[str, Any]) -> Trained:
@@ -183,13 +206,14 @@ def _distil(
     run: Run, prepared: Prepared, objective: Any, reinforced: Path, identity: dict[str, Any], facts: dict[str, Any], before: Spent
 ) -> Spent:
     """Train the model from before to what the two models say together."""
-    assert isinstance(objective, Objective)
     recipe = run.recipe
-    teacher = offset_of(run, reinforced, facts_strength(objective))
-    both = {
-        **identity,
-        "weights": hash_json([identity["weights"], weights_hash(reinforced), facts_strength(objective)]),
-    }
+    teacher = offset_of(run, reinforced, objective.strength)
+    second = _weights_of(str(reinforced), recipe)
+    # where one of the two cannot be told apart from others, the store stays in the run
+    known = (
+        None if identity["weights"] is None or second is None else hash_json([identity["weights"], second, objective.strength])
+    )
+    both = {**identity, "weights": known}
     student = select(recipe, load_model(recipe.model.path, section=recipe.model, world=recipe.world))
     terms = [KL("forget", objective.forget_weight), KL("retain", objective.retain_weight)]
     trained = fit(run, prepared, student, terms, identity=both, teacher=teacher, folder="distil")
@@ -199,8 +223,3 @@ def _distil(
     )
     save_weights(run, trained.model, prepared, model_card(recipe, facts, vars(spent)))
     return spent
-
-
-def facts_strength(objective: Any) -> float:
-    """Return a, how strongly the offset is subtracted."""
-    return float(objective.strength)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from temper import processes
 from temper.files import folder_aside
-from temper.models.load import load_model, resolve_path
+from temper.models.load import load_model
 from temper.models.offset import LogitOffsetModel
 from temper.models.selection import selection_of
 from temper.models.taskvector import negate_model
@@ -24,7 +25,8 @@ def _merged_names(model: Any) -> set[str]:
     """Return the parameters of the model inside an adapter that merging changes."""
     names: set[str] = set()
     for name, module in model.get_base_model().named_modules():
-        if getattr(module, "lora_A", None):
+        # of an embedding the adapter has names of its own
+        if getattr(module, "lora_A", None) or getattr(module, "lora_embedding_A", None):
             # experts are adapted as bare parameters; adapters of two parameters of one module are wrapped in each other
             leaves = (module.parameter_name,) if hasattr(module, "parameter_name") else ("weight", "bias")
             names |= {f"{name.replace('.base_layer', '')}.{leaf}" for leaf in leaves}
@@ -37,7 +39,9 @@ def _save_adapter(run: Run, model: Any) -> None:
         # the adapter belongs to the blocks that were loaded; on the whole model it must not look for others
         for config in model.peft_config.values():
             config.layers_to_transform = list(range(int(model.get_base_model().config.num_hidden_layers)))
-    with folder_aside(run.folder / "adapter") as folder:
+    with folder_aside(run.folder / "adapter") as folder, warnings.catch_warnings():
+        # peft says that it saves embeddings that an adapter is on; that is what is wanted
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers` to `True`")
         model.save_pretrained(folder)
 
 
@@ -133,14 +137,9 @@ def offset_of(run: Run, reinforced: Any, strength: float) -> LogitOffsetModel:
     """Return the two models that answer together."""
     recipe = run.recipe
     original = load_model(recipe.model.path, section=recipe.model, world=recipe.world)
+    # the revision that a recipe names is one of its own model
+    section = recipe.model.model_copy(update={"revision": None})
     second = (
-        load_model(str(reinforced), section=recipe.model, world=recipe.world)
-        if isinstance(reinforced, str | Path)
-        else reinforced
+        load_model(str(reinforced), section=section, world=recipe.world) if isinstance(reinforced, str | Path) else reinforced
     )
     return LogitOffsetModel(original, second, strength)
-
-
-def reinforced_path(given: str, run: Run) -> str:
-    """Return where a reinforced model that was given lies."""
-    return resolve_path(given, run.recipe.world)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +30,7 @@ from temper.train.sharding import local_numel, shard, whole_numel
 from temper.train.stopping import RetainFloor, Stopped
 from temper.train.trainer import Extras, Spent, train_roles
 from temper.unlearn.objective import Context
-from temper.unlearn.prepare import Prepared, smoother_of
+from temper.unlearn.prepare import Prepared, dtype_of, smoother_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,26 +142,33 @@ def can_be_stored(need: str, role: str, terms: Sequence[LossTerm]) -> bool:
     return need.startswith(("ref_log_probs:", "ref_hidden:")) and not need.endswith(":all") and not counts_padding
 
 
+def bytes_of(prepared: Prepared, needs: Mapping[str, frozenset[str]], used: Mapping[str, list[int]], recipe: Recipe) -> int:
+    """Return the bytes that storing some needs of roles takes."""
+    rows, config = prepared.all_rows(), prepared.config.get_text_config()
+    return sum(
+        stored_bytes(
+            [rows[role].items[place] for place in used[role]],
+            wanted,
+            vocabulary=int(config.vocab_size),
+            width=int(config.hidden_size),
+            itemsize=2 if dtype_of(recipe, prepared.config) in ("bfloat16", "float16") else 4,
+        )
+        for role, wanted in needs.items()
+    )
+
+
 def needs_stored(
     recipe: Recipe, prepared: Prepared, terms: Sequence[LossTerm], used: dict[str, list[int]]
 ) -> tuple[dict[str, frozenset[str]], int]:
     """Return role to what is computed once and stored, and the bytes that takes; what is not among it is computed at each step."""
     assert recipe.train is not None
-    plan, mode, rows = plan_of(terms), recipe.train.reference, prepared.all_rows()
-    config = prepared.config.get_text_config()
+    plan, mode = plan_of(terms), recipe.train.reference
     chosen: dict[str, frozenset[str]] = {}
     total = 0
     for role, needs in plan.roles.items():
         heavy = frozenset(need for need in needs if can_be_stored(need, role, terms))
-        items = [rows[role].items[place] for place in used[role]]
-        size = stored_bytes(
-            items,
-            heavy,
-            vocabulary=int(config.vocab_size),
-            width=int(config.hidden_size),
-            itemsize=2 if recipe.model.dtype in ("bfloat16", "float16") else 4,
-        )
-        pays = size <= STORE_LIMIT and len(prepared.pairs) > len(items)
+        size = bytes_of(prepared, {role: heavy}, used, recipe)
+        pays = size <= STORE_LIMIT and len(prepared.pairs) > len(used[role])
         keep = mode == "store" or recipe.train.sharding == "fsdp2" or (mode == "auto" and pays)
         chosen[role] = (needs & {"ref_row_nll"}) | (heavy if keep else frozenset())
         total += size if keep else 0
@@ -294,6 +301,7 @@ def fit(
     needs, size = needs_stored(recipe, prepared, terms, used)
     if teacher is not None:
         needs = {role: frozenset(need for need in wanted if need.startswith("ref_")) for role, wanted in plan.roles.items()}
+        size = bytes_of(prepared, needs, used, recipe)
     _check_room(_store(run, identity), size)
     references = _references(run, prepared, model if teacher is None else teacher, needs, used, identity)
     masks = None

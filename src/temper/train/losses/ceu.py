@@ -63,6 +63,11 @@ class CrossEntropyUnlearning(LossTerm):
         """Return {log_probs:labelled}."""
         return frozenset({"log_probs:labelled"})
 
+    @property
+    def pushes_away(self) -> bool:
+        """Return True: the target without the true token has no end either."""
+        return True
+
     def count(self, batch: Batch) -> int:
         """Return the number of labelled tokens that are kept; a row no longer than `skip` has none."""
         return int(kept_BL(batch, self.skip).sum())

@@ -50,6 +50,11 @@ class NLL(LossTerm):
         """Return {token_nll}."""
         return frozenset({"token_nll"})
 
+    @property
+    def pushes_away(self) -> bool:
+        """Return whether this is ascent."""
+        return self.sign == -1
+
     def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
         """Return the signed sum over labelled tokens."""
         assert outputs.token_nll is not None

@@ -184,6 +184,11 @@ class LossTerm:
         """
         return frozenset()
 
+    @property
+    def pushes_away(self) -> bool:
+        """Return whether the term has no end before the right tokens are less likely than chance; it then logs their -log p as `nll`."""
+        return False
+
     def count(self, batch: Batch) -> int:
         """Return how many units the sum over this batch has."""
         if self.unit == "rows":
