@@ -35,8 +35,10 @@ def cache_folder() -> Path:
     """Return the cache folder: ``$TEMPER_CACHE``, else ``$XDG_CACHE_HOME/temper``, else ``~/.cache/temper``."""
     if named := os.environ.get("TEMPER_CACHE"):
         folder = Path(named).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"TEMPER_CACHE = {named}: is a file. Name a folder.")
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            what = "is a file" if not there.is_dir() else "cannot be written to"
+            raise DataError(f"TEMPER_CACHE = {named}: {there} {what}. Name a folder that can be made or written to.")
         return folder
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "temper"
 

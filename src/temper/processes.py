@@ -7,6 +7,7 @@ the others compute. Nothing here imports torch before it is needed, so that a co
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Iterator
 
@@ -43,7 +44,9 @@ def start() -> None:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         # a mixed backend: tensors of either kind can be sent, plain objects too
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # the others wait while the first one reads references or writes a model, longer than the usual half hour
+        dist.init_process_group(backend, timeout=datetime.timedelta(days=1))
 
 
 def part() -> None:

@@ -134,12 +134,12 @@ def test_a_failure_while_running_is_code_three(folder):
 
 
 def test_an_unforeseen_error_shows_no_traceback_unless_asked(folder, monkeypatch):
-    import temper.unlearn.prepare as prepare
+    import temper.unlearn.planning as planning
 
     def broken(recipe):
         raise KeyError("surprise")
 
-    monkeypatch.setattr(prepare, "plan", broken)
+    monkeypatch.setattr(planning, "plan", broken)
     code, _, err = call("unlearn", folder / "recipe.yaml", "--dry-run")
     assert code == 3 and "--debug" in err and "Traceback" not in err
 

@@ -83,7 +83,7 @@ def test_a_row_without_an_alternative_is_named(folder, bad):
     give(folder, [" No.", " No.", bad, " No."])
     with pytest.raises(DataError, match=r"data.forget row 'forget2'") as caught:
         unlearn.run(recipe_for(folder, method={"name": "dpo", "alternatives": {"column": "alternate"}}), folder / "run")
-    assert "method.alternatives.column = 'alternate'" in str(caught.value)
+    assert "method.alternatives" in str(caught.value) and "'alternate'" in str(caught.value)
 
 
 def test_the_nearest_column_is_suggested(folder):

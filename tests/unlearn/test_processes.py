@@ -94,6 +94,15 @@ def test_every_way_to_train_is_the_same_in_two_processes(folder, settings, shard
 
 
 @pytest.mark.slow
+def test_processes_whose_rows_differ_in_length_run_the_same_passes(folder):
+    """Each process would group its roles by its own widths, and with shards they would wait for each other for ever."""
+    rows = [json.loads(line) for line in (folder / "forget.jsonl").read_text().splitlines()]
+    rows[0]["prompt"] *= 4
+    (folder / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    compare(folder, method="dpo", train={"sharding": "fsdp2"})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
 def test_a_run_in_two_processes_resumes_from_its_checkpoint(folder, sharding):
     import shutil

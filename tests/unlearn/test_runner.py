@@ -286,7 +286,7 @@ def test_half_precision_is_trained_on_float32_masters(folder):
 
 
 def test_float16_weights_are_refused_before_loading(folder):
-    with pytest.raises(RecipeError, match="float16 gradients overflow"):
+    with pytest.raises(RecipeError, match="trains in float16, whose gradients overflow"):
         unlearn.run(recipe_for(folder, model={"path": str(folder / "model"), "dtype": "float16"}), folder / "run")
 
 

@@ -68,5 +68,7 @@ def unlearn(
     if stopped is not None:
         typer.echo(f"note    training {stopped['sentence']}")
     typer.echo(f"model   {folder / 'model'}")
+    if (folder / "delta").is_dir():
+        typer.echo(f"delta   {folder / 'delta'}  (temper apply makes the model of it and its base)")
     if page is not None:
         typer.echo(f"report  {page}")

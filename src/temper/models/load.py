@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from temper.errors import ModelError, nearest
+from temper.errors import ModelError, TemperError, nearest
 from temper.files import hash_file
 from temper.models.offsetfolder import MEMBERS, is_offset_folder, read_offset
 from temper.recipe import ModelSection, WorldSection
@@ -90,7 +90,7 @@ def load_config(path: str, *, section: ModelSection | None = None, world: WorldS
         if is_offset_folder(source):
             source = str(read_offset(source).original)
         return AutoConfig.from_pretrained(source, **_hub_arguments(section))
-    except ModelError:
+    except TemperError:
         raise
     except (OSError, ValueError, KeyError) as error:
         raise _named(error, path) from error
@@ -126,7 +126,7 @@ def load_model(path: str, *, section: ModelSection | None = None, world: WorldSe
             use_safetensors=True,
             **_hub_arguments(section),
         )
-    except ModelError:
+    except TemperError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _named(error, path) from error
@@ -147,7 +147,7 @@ def load_tokenizer(path: str, *, section: ModelSection | None = None, world: Wor
         if is_offset_folder(source):
             source = str(read_offset(source).tokenizer)
         return AutoTokenizer.from_pretrained(source, **_hub_arguments(section))
-    except ModelError:
+    except TemperError:
         raise
     except (OSError, ValueError, KeyError) as error:
         raise _named(error, path) from error

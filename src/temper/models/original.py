@@ -13,7 +13,19 @@ import torch
 
 from temper.models.selection import decoder_layers
 
-__all__ = ["OriginalWeights"]
+__all__ = ["OriginalWeights", "without_adapter"]
+
+
+@contextlib.contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """Switch an adapter off while the block lasts; what was frozen stays frozen, which peft's own switch forgets."""
+    trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, wanted in trains:
+            parameter.requires_grad_(wanted)
 
 
 class OriginalWeights:
@@ -45,7 +57,7 @@ class OriginalWeights:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if self._is_adapter:
-                stack.enter_context(self._model.disable_adapter())
+                stack.enter_context(without_adapter(self._model))
             current = [parameter.data for parameter, _ in self._kept]
             try:
                 for parameter, value in self._kept:

@@ -303,6 +303,12 @@ class SelectLora(Selection):
         """Wrap the model with a fresh adapter whose effect is zero until it is trained."""
         import peft
 
+        width = int(getattr(getattr(model, "config", None), "hidden_size", 0) or 0)
+        if width and self.rank > width:
+            raise ModelError(
+                f"selection.lora.rank = {self.rank}, but the model is {width} wide, and an adapter of that rank or more is no smaller than its "
+                f"matrices. Set a rank up to {width}; 8 to 64 is usual."
+            )
         config = peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha if self.alpha is not None else 2 * self.rank,

@@ -319,7 +319,7 @@ def apply_delta(
     Raises:
         ModelError: The delta is damaged, or the base's weights are not those it was made for.
     """
-    delta = _read_delta(delta_folder)
+    delta = _read_delta(Path(delta_folder))
     source = resolve_path(str(base), world or WorldSection())
     found = _weights_hash(open_checkpoint(source, section.revision if section is not None else None))
     if found != delta.base_weights:

@@ -144,7 +144,7 @@ class StopSection(Section):
     rows: int = Field(64, ge=1, description="Retain rows that are looked at, drawn by the seed.")
     collapse: bool = Field(
         True,
-        description="Stop when ascent or CE-U has driven the mean loss of forget tokens over 1.5 ln V: a model broken, not forgetting.",
+        description="Stop when ascent, or CE-U without a retain term, has driven the mean loss of forget tokens over 1.5 ln V: a model broken, not forgetting.",
     )
 
 

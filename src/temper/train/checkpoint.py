@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from temper import processes
 from temper.errors import RunError
 from temper.files import folder_aside, read_json, write_json
 from temper.train.optimizer import SelectedAdamW
@@ -30,6 +31,7 @@ __all__ = [
     "load_spent",
     "load_trained",
     "prune",
+    "random_states",
     "save",
     "sweep",
     "whole_state",
@@ -81,6 +83,7 @@ def save(
     scheduler: Any,
     trainer_state: str,
     spent: dict[str, float],
+    random: Mapping[str, torch.Tensor],
     extra: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a checkpoint whole.
@@ -92,6 +95,7 @@ def save(
         scheduler: Learning rate schedule.
         trainer_state: The trainer's own state as JSON text.
         spent: Seconds and tokens used so far.
+        random: What `random_states` returned.
         extra: Tensors of whoever else keeps state: a smoother, a moving weight.
     """
     with folder_aside(path) as folder:
@@ -107,10 +111,7 @@ def save(
         save_file(tensors, folder / "optimizer.safetensors")
         write_json(folder / "optimizer.json", {"param_groups": state["param_groups"]})
         write_json(folder / "scheduler.json", scheduler.state_dict())
-        random_state = {"cpu": torch.random.get_rng_state()}
-        if torch.cuda.is_available():
-            random_state["cuda"] = torch.cuda.get_rng_state()
-        save_file(random_state, folder / "random.safetensors")
+        save_file(dict(random), folder / "random.safetensors")
         write_json(folder / "spent.json", spent)
         (folder / "trainer_state.json").write_text(trainer_state, encoding="utf-8")
 
@@ -161,12 +162,29 @@ def load_optimizer(path: Path, optimizer: Any, scheduler: Any) -> None:
     scheduler.load_state_dict(read_json(path / "scheduler.json"))
 
 
+def random_states() -> dict[str, torch.Tensor]:
+    """Return torch's random state, which dropout uses, of every process; every process must call it."""
+    own_states = {"cpu": torch.random.get_rng_state()}
+    if torch.cuda.is_available():
+        own_states["cuda"] = torch.cuda.get_rng_state()
+    if processes.count() == 1:
+        return {f"{name}.0": state for name, state in own_states.items()}
+    found: dict[str, torch.Tensor] = {}
+    for name, state in own_states.items():
+        states = [torch.empty_like(state) for _ in range(processes.count())]
+        torch.distributed.all_gather(states, state)
+        found |= {f"{name}.{rank}": one for rank, one in enumerate(states)}
+    return found
+
+
 def load_random_state(path: Path) -> None:
-    """Put torch's random state back, which dropout uses."""
+    """Put this process's random state back."""
     stored = _tensors(path / "random.safetensors")
-    torch.random.set_rng_state(stored["cpu"])
-    if "cuda" in stored and torch.cuda.is_available():
-        torch.cuda.set_rng_state(stored["cuda"])
+    rank = processes.rank()
+    if f"cpu.{rank}" in stored:
+        torch.random.set_rng_state(stored[f"cpu.{rank}"])
+    if f"cuda.{rank}" in stored and torch.cuda.is_available():
+        torch.cuda.set_rng_state(stored[f"cuda.{rank}"])
 
 
 def load_spent(path: Path) -> dict[str, float]:

@@ -154,8 +154,8 @@ class Engine(nn.Module):
         terms: The terms of the objective.
         references: Role to what the weights from before give to its rows; row sums must be there where a term needs them,
             logits and activations are computed where they are not stored.
-        keep_original: Whether what is not stored may be computed by swapping the original weights in; it cannot where
-            parameters are sharded.
+        sharded: Whether parameters lie in shards over processes: every process must then run the same passes, and the original weights
+            cannot be swapped in.
     """
 
     def __init__(
@@ -164,11 +164,12 @@ class Engine(nn.Module):
         terms: Sequence[LossTerm],
         references: Mapping[str, RoleReference] | None = None,
         *,
-        keep_original: bool = True,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.terms = tuple(terms)
+        self._sharded = sharded
         whole = plan_of(self.terms)
         self._references = dict(references or {})
         self._head = ScoredHead(model) if whole.trunk_layer is None else None
@@ -180,7 +181,7 @@ class Engine(nn.Module):
         missing = {role: self._missing(role, needs) for role, needs in whole.roles.items()}
         frozen = layers_of(frozenset[str]().union(*missing.values()), "ref_hidden:")
         logits = any(need.startswith(("ref_log_probs:", "ref_logits:")) for needs in missing.values() for need in needs)
-        if (frozen or logits) and not keep_original:
+        if (frozen or logits) and sharded:
             raise ModelError(
                 "what the model from before gives must be stored where weights are sharded; set train.reference=store"
             )
@@ -217,7 +218,7 @@ class Engine(nn.Module):
         rows = {role: every[role] for role in plan.roles}
         outputs: dict[str, Outputs] = {}
         caches: dict[str, Cache] = {}
-        for group in groups_of(rows):
+        for group in groups_of(rows, self._widths(rows)):
             self._run(plan, group, outputs, caches)
         for role in plan.roles:
             outputs[role].alternative = outputs.get(role + ALTERNATIVE)
@@ -237,6 +238,17 @@ class Engine(nn.Module):
                 statistics[f"{term.role}.{name}"] = total / divisor
         assert loss is not None
         return {"loss": loss, "statistics": statistics, "values": values}
+
+    def _widths(self, rows: dict[str, Batch]) -> dict[str, int]:
+        """Return role to the tokens of its widest row, over all processes where they must run the same passes."""
+        widths = {role: batch.input_ids.shape[1] for role, batch in rows.items()}
+        if self._sharded:
+            # a pass gathers every block, so processes that grouped their roles differently would wait for each other for ever
+            device = next(iter(rows.values())).input_ids.device
+            widest = torch.tensor([widths[role] for role in sorted(widths)], device=device)
+            torch.distributed.all_reduce(widest, op=torch.distributed.ReduceOp.MAX)
+            widths = dict(zip(sorted(widths), widest.tolist(), strict=True))
+        return widths
 
     def _run(self, plan: Plan, group: dict[str, Batch], outputs: dict[str, Outputs], caches: dict[str, Cache]) -> None:
         """Run one padded batch of one or more roles and file what came out by role."""
@@ -337,20 +349,18 @@ class Engine(nn.Module):
             self.model.train(was_training)
 
 
-def groups_of(rows: dict[str, Batch]) -> list[dict[str, Batch]]:
+def groups_of(rows: dict[str, Batch], widths: Mapping[str, int]) -> list[dict[str, Batch]]:
     """Return batches to run: roles of like width together while that wastes little, the widest first.
 
     Example:
         Widths 10, 9 and 2 of one row each: the first two share a pass (20 cells for 19), the third would cost 30 for 21.
     """
-    order = sorted(rows, key=lambda role: -rows[role].input_ids.shape[1])
+    order = sorted(rows, key=lambda role: -widths[role])
     groups: list[dict[str, Batch]] = []
     for role in order:
         candidate = {**groups[-1], role: rows[role]} if groups else {role: rows[role]}
-        alone = sum(batch.input_ids.numel() for batch in candidate.values())
-        together = sum(len(batch.input_ids) for batch in candidate.values()) * max(
-            batch.input_ids.shape[1] for batch in candidate.values()
-        )
+        alone = sum(len(batch.input_ids) * widths[name] for name, batch in candidate.items())
+        together = sum(len(batch.input_ids) for batch in candidate.values()) * max(widths[name] for name in candidate)
         if groups and together <= _MERGE_WASTE * alone:
             groups[-1] = candidate
         else:

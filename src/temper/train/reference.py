@@ -10,6 +10,7 @@ Stored distributions are exact (float32 log-probabilities); activations keep the
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from temper.data import Item
 from temper.data.batching import length_sorted
 from temper.data.padding import pad_items
-from temper.errors import RunError
+from temper.errors import DiskFull, RunError
 from temper.files import folder_aside, hash_json
 from temper.models.heads import ScoredHead
+from temper.models.original import without_adapter
 from temper.models.tensorfile import TensorWriter, mapped
 from temper.models.trunk import run_trunk
 from temper.run import Progress
@@ -132,10 +134,33 @@ def reference_of(
         key = hash_json({"model": dict(identity), "need": need, "rows": content})[:40]
         stored = folder / key
         if not stored.is_dir():
-            with folder_aside(stored) as aside, _before(model):
-                _compute(model, [items[place] for place in chosen], need, aside, pad_id, progress)
+            _check_room(folder, model, [items[place] for place in chosen], need)
+            try:
+                with folder_aside(stored) as aside, _before(model):
+                    _compute(model, [items[place] for place in chosen], need, aside, pad_id, progress)
+            except OSError:
+                if not stored.is_dir():  # else another run has put the same store in place meanwhile
+                    raise
         _read(result, stored, need, chosen, len(items))
     return result
+
+
+def _check_room(folder: Path, model: Any, items: Sequence[Item], need: str) -> None:
+    """Refuse to fill a disk with what the model before gives.
+
+    Raises:
+        DiskFull: There is less room than that, with a tenth to spare.
+    """
+    config = model.config.get_text_config()
+    itemsize = next(iter(model.parameters())).element_size()
+    size = stored_bytes(items, frozenset({need}), vocabulary=config.vocab_size, width=config.hidden_size, itemsize=itemsize)
+    place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if size * 1.1 > free:
+        raise DiskFull(
+            f"what the model before gives to the rows takes {size / 2**30:.1f} GiB in {folder}, where {free / 2**30:.1f} GiB are free. Set "
+            "train.reference=recompute, give fewer rows (limit), or another cache folder (TEMPER_CACHE)."
+        )
 
 
 @contextlib.contextmanager
@@ -146,7 +171,7 @@ def _before(model: Any) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if hasattr(model, "disable_adapter"):
-            stack.enter_context(model.disable_adapter())
+            stack.enter_context(without_adapter(model))
         try:
             yield
         finally:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 
+from temper import processes
 from temper.data import Item
 from temper.data.batching import length_sorted
 from temper.data.padding import pad_items
@@ -103,7 +104,12 @@ class RetainFloor:
             nll_BL = token_nll_BL(batch, wanted_BL, log_probs_NV)
             found += (-nll_BL.sum(dim=1) / wanted_BL.sum(dim=1)).exp().tolist()
         self._model.train(was_training)
-        return sum(found) / len(found)
+        mean = torch.tensor(sum(found) / len(found), dtype=torch.float64)
+        if processes.count() > 1:
+            # the same number in every process: a last bit must not end the run in one of them
+            torch.distributed.all_reduce(mean)
+            mean /= processes.count()
+        return float(mean)
 
     def keep(self, step: int) -> None:
         """Keep the weights of this step."""

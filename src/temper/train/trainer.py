@@ -402,6 +402,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         # reading shards whole is a collective: every process does it, one writes
         trained = whole_trained(self.model)
         optimizer_state = checkpoint.whole_state(self.optimizer)
+        random = checkpoint.random_states()
         extra = {
             f"smoother.{name}": value
             for name, value in (self._extras.smoothing.state() if self._extras.smoothing else {}).items()
@@ -421,6 +422,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
                 self.lr_scheduler,
                 _state_text(self.state),
                 spent,
+                random,
                 extra,
             )
             checkpoint.prune(folder, _KEPT_CHECKPOINTS)

@@ -40,4 +40,4 @@ class CEU(Objective):
         """Return CE-U on forget."""
         from temper.train.losses.ceu import CrossEntropyUnlearning
 
-        return [CrossEntropyUnlearning("forget", self.forget_weight, skip=self.skip)]
+        return [CrossEntropyUnlearning("forget", self.forget_weight, skip=self.skip, is_alone=self.retain_term == "none")]

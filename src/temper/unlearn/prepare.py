@@ -192,13 +192,19 @@ def prepare(recipe: Recipe) -> Prepared:
         ModelError: The model cannot be found, or a length or layer does not fit it.
     """
     from temper.data import RolePairs, check_overlap, load_role
-    from temper.models.load import load_config, load_tokenizer, row_limit
+    from temper.models.load import load_config, load_tokenizer, resolve_path, row_limit
+    from temper.models.offsetfolder import is_offset_folder
     from temper.train.arguments import rows_per_step, total_steps
     from temper.unlearn.alternatives import Alternatives, Draft
     from temper.unlearn.substitution import substitute
 
     objective = objective_of(recipe)
     assert recipe.train is not None
+    if is_offset_folder(resolve_path(recipe.model.path, recipe.world)):
+        raise ModelError(
+            f"model.path = {recipe.model.path}: is a logit offset, two models that answer together, and cannot be trained. Give the folder original "
+            "inside it, or make one model of it with method.distil=true."
+        )
     config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
     if problems := _precision_problems(recipe, dtype_of(recipe, config)):
         raise RecipeError(problems, f"recipe {recipe.name}")
@@ -257,16 +263,3 @@ def refuse_unbuilt_world(recipe: Recipe) -> None:
                 f"{recipe.model.path}: is not built yet, and a plan trains nothing. Build it first: temper world build --size {world.size} "
                 f"--seed {world.seed}"
             )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do.
-
-    Attributes:
-        lines: For people.
-        facts: The same as JSON.
-    """
-
-    lines: list[str]
-    facts: dict[str, Any]

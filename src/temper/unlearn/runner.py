@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from temper import processes
+from temper.errors import RecipeError
 from temper.files import hash_json
 from temper.models.load import load_config, load_model, resolve_path, weights_hash
 from temper.models.selection import selection_of
@@ -46,6 +47,14 @@ def run(recipe: Recipe, output: Path | None = None, *, progress: Progress | None
         >>> folder = unlearn.run(recipe.load("tiny/npo.yaml"))  # doctest: +SKIP
     """
     objective_of(recipe)  # an incomplete recipe leaves no folder behind
+    assert recipe.train is not None
+    if recipe.train.sharding == "fsdp2" and processes.count() == 1:
+        raise RecipeError(
+            [
+                "train.sharding: fsdp2 shards over several processes, and this is one. Start with torchrun --standalone --nproc_per_node N -m temper ..."
+            ],
+            f"recipe {recipe.name}",
+        )
     processes.start()
     with open_run(recipe, output, progress=progress) as opened:
         unlearn(opened)

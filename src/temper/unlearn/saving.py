@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from temper import processes
 from temper.files import folder_aside
@@ -17,6 +18,9 @@ from temper.run import Run
 from temper.train.sharding import copy_whole, is_sharded, whole_trained
 from temper.unlearn.prepare import Prepared
 from temper.unlearn.training import load_to_train
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["save_model", "save_offset", "save_weights"]
 
@@ -76,12 +80,19 @@ def save_weights(run: Run, model: Any, prepared: Prepared, card: str) -> None:
         changed = whole_trained(model)
     if recipe.save == "delta":
         write_delta(recipe.model.path, changed, run.folder / "delta", section=recipe.model, world=recipe.world)
-    if is_cut:
-        write_changed(recipe.model.path, changed, run.model_folder, section=recipe.model, world=recipe.world)
-        (run.model_folder / "README.md").write_text(card, encoding="utf-8")
-        prepared.tokenizer.save_pretrained(run.model_folder)
+    if is_cut or recipe.save == "delta":
+        # with a delta the model folder is base and delta together, bit for bit: what is judged is what is shipped
+        _write_into_base(run, changed, prepared, card)
         return
     save_model(run.model_folder, model, prepared, card)
+
+
+def _write_into_base(run: Run, changed: Mapping[str, torch.Tensor], prepared: Prepared, card: str) -> None:
+    """Write the changed tensors into a copy of the checkpoint, in the dtype it stores."""
+    recipe = run.recipe
+    write_changed(recipe.model.path, changed, run.model_folder, section=recipe.model, world=recipe.world)
+    (run.model_folder / "README.md").write_text(card, encoding="utf-8")
+    prepared.tokenizer.save_pretrained(run.model_folder)
 
 
 def save_model(path: Path, model: Any, prepared: Prepared, card: str) -> None:
@@ -115,6 +126,8 @@ def save_task_vector(run: Run, reinforced: Any, prepared: Prepared, strength: fl
     if recipe.save == "delta":
         tied = dict(original.named_parameters())
         write_delta(recipe.model.path, tied, run.folder / "delta", section=recipe.model, world=recipe.world)
+        _write_into_base(run, tied, prepared, card)
+        return
     save_model(run.model_folder, original, prepared, card)
 
 

@@ -65,7 +65,8 @@ def _with_response(row: dict[str, Any], source: DataSource, role: str, response:
         DataError: The row is text without an answer of its own.
     """
     if source.messages in row:
-        return {**row, source.messages: [*row[source.messages][:-1], {"role": "assistant", "content": response}]}
+        # the template writes what stands between a turn's mark and its words
+        return {**row, source.messages: [*row[source.messages][:-1], {"role": "assistant", "content": response.strip()}]}
     if source.prompt in row:
         return {**row, source.response: response}
     raise DataError(
@@ -102,7 +103,7 @@ def _encode(
         where = f"{source.path} with other responses"
         # a variant that was dropped would put another one in its place: too long is an error here
         part = encode(changed, tokenizer, source, max_length=max_length, overflow=overflow, where=where)
-        if [item.response for item in part.items] != [variants[place][1] for place in places]:
+        if [item.response.strip() for item in part.items] != [variants[place][1].strip() for place in places]:
             raise DataError(f"data.{role}: another response leaves nothing to score. Give responses that are not empty.")
         for place, item in zip(places, part.items, strict=True):
             items[place] = item

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +12,7 @@ import torch
 
 from temper import processes
 from temper.draws import key_of
-from temper.errors import DiskFull, ModelError
+from temper.errors import ModelError
 from temper.files import cache_folder
 from temper.models.cut import load_cut
 from temper.models.load import load_model, pad_id_of
@@ -175,21 +174,6 @@ def needs_stored(
     return {role: needs for role, needs in chosen.items() if needs}, total
 
 
-def _check_room(folder: Path, size: int) -> None:
-    """Refuse to fill a disk with what the model before gives.
-
-    Raises:
-        DiskFull: There is less room than that, with a tenth to spare.
-    """
-    place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-    free = shutil.disk_usage(place).free
-    if size * 1.1 > free:
-        raise DiskFull(
-            f"what the model before gives to the rows takes {size / 2**30:.1f} GiB in {folder}, where {free / 2**30:.1f} GiB are free. Set "
-            "train.reference=recompute, give fewer rows (limit), or another cache folder (TEMPER_CACHE)."
-        )
-
-
 def used_rows(prepared: Prepared) -> dict[str, list[int]]:
     """Return for each name of a batch the places of the rows that the run reads."""
     dataset = prepared.dataset()
@@ -298,11 +282,9 @@ def fit(
     if plan.trunk_layer is not None:
         freeze_above(model, plan.trunk_layer)
     used = used_rows(prepared)
-    needs, size = needs_stored(recipe, prepared, terms, used)
+    needs, _ = needs_stored(recipe, prepared, terms, used)
     if teacher is not None:
         needs = {role: frozenset(need for need in wanted if need.startswith("ref_")) for role, wanted in plan.roles.items()}
-        size = bytes_of(prepared, needs, used, recipe)
-    _check_room(_store(run, identity), size)
     references = _references(run, prepared, model if teacher is None else teacher, needs, used, identity)
     masks = None
     if selection.has_masks:
@@ -313,7 +295,7 @@ def fit(
     if recipe.train.stop.retain_floor is not None:
         floor = RetainFloor(model, prepared.rows["retain"].items, recipe.train.stop, recipe.seed, pad_id_of(prepared.tokenizer))
     sharded = recipe.train.sharding == "fsdp2" and processes.count() > 1
-    engine = Engine(model, terms, references, keep_original=not sharded)
+    engine = Engine(model, terms, references, sharded=sharded)
     if sharded:
         shard(engine, model)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -52,9 +52,11 @@ class CrossEntropyUnlearning(LossTerm):
 
     Attributes:
         skip: How many answer tokens at the start of a row are left alone.
+        is_alone: Whether no retain term holds the model; the loss of the forget tokens is then watched for collapse.
     """
 
     skip: int = 1
+    is_alone: bool = False
     unit: ClassVar[Unit] = "tokens"
     label: ClassVar[str] = "ceu"
 
@@ -65,8 +67,8 @@ class CrossEntropyUnlearning(LossTerm):
 
     @property
     def pushes_away(self) -> bool:
-        """Return True: the target without the true token has no end either."""
-        return True
+        """Return whether nothing else holds the model: the target without the true token has no end then."""
+        return self.is_alone
 
     def count(self, batch: Batch) -> int:
         """Return the number of labelled tokens that are kept; a row no longer than `skip` has none."""

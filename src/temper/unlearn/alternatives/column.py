@@ -34,9 +34,14 @@ class Column(Alternatives):
                 or not all(isinstance(text, str) and text.strip() for text in choices)
             ):
                 columns = [name for name in row if name != "id"]
+                if value is None:
+                    raise DataError(
+                        f"data.{draft.role} row {draft.items[item].id!r}: has no column {self.column!r}, which method.alternatives names"
+                        f"{nearest(self.column, columns)}. Its columns: {', '.join(columns)}."
+                    )
                 raise DataError(
                     f"data.{draft.role} row {draft.items[item].id!r}: method.alternatives.column = {self.column!r} must hold text or a list of texts, "
-                    f"seen: {value!r:.40}{nearest(self.column, columns) if value is None else ''}. Its columns: {', '.join(columns)}."
+                    f"seen: {value!r:.40}. Its columns: {', '.join(columns)}."
                 )
             draw = int(generator(draft.seed, "alternative", epoch, item).integers(len(choices))) if len(choices) > 1 else 0
             found.append(choices[draw])

@@ -66,7 +66,10 @@ class Generate(Alternatives):
                     f"data.{draft.role} row {draft.items[place].id!r}: is text without a question, so nothing can be generated from it. Give prompt "
                     "and response columns, or messages."
                 )
-        room = draft.max_length - 1 - max(len(draft.items[place].prompt_ids) for place in wanted)
+
+        def room(place: int) -> int:
+            return max(1, min(self.max_new_tokens, draft.max_length - 1 - len(draft.items[place].prompt_ids)))
+
         good: dict[int, list[str]] = {place: [] for place in wanted}
         for attempt in range(_TRIES):
             open_ = [place for place in wanted if len(good[place]) < self.samples]
@@ -74,18 +77,23 @@ class Generate(Alternatives):
                 break
             if draft.progress is not None:
                 draft.progress("generate", len(wanted) - len(open_), len(wanted), f"round {attempt + 1}")
-            drawn = sample(
-                draft.model,
-                draft.tokenizer,
-                [draft.items[place].prompt_ids for place in open_],
-                samples=self.samples,
-                temperature=self.temperature,
-                max_new_tokens=max(1, min(self.max_new_tokens, room)),
-                batch_size=self.batch_size,
-                seed=draft.seed * _TRIES + attempt,
-                stop=self.stop,
-            )
-            for place, texts in zip(open_, drawn, strict=True):
+            drawn: dict[int, list[str]] = {}
+            # a prompt that leaves little room must not shorten the samples of the others
+            for tokens in sorted({room(place) for place in open_}):
+                alike = [place for place in open_ if room(place) == tokens]
+                texts_of = sample(
+                    draft.model,
+                    draft.tokenizer,
+                    [draft.items[place].prompt_ids for place in alike],
+                    samples=self.samples,
+                    temperature=self.temperature,
+                    max_new_tokens=tokens,
+                    batch_size=self.batch_size,
+                    seed=draft.seed * _TRIES + attempt,
+                    stop=self.stop,
+                )
+                drawn |= dict(zip(alike, texts_of, strict=True))
+            for place, texts in drawn.items():
                 answer = " ".join(draft.items[place].response.split()).casefold()
                 fresh = [text.rstrip() for text in texts if text.strip() and " ".join(text.split()).casefold() != answer]
                 good[place] = (good[place] + fresh)[: self.samples]
