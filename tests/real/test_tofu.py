@@ -111,9 +111,10 @@ def model_folder(tofu, tokenizer, tmp_path_factory):
         {"name": "npo"},
         {"name": "graddiff"},
         {"name": "rmu", "layer": 1},
-        {"name": "po", "refusals": "{tofu}/refusals.jsonl", "response_format": "{refusal}"},
+        {"name": "po", "alternatives": {"refusals": {"file": "{tofu}/refusals.jsonl", "response_format": "{refusal}"}}},
+        {"name": "dpo", "alternatives": {"refusals": {"file": "{tofu}/refusals.jsonl", "response_format": "{refusal}"}}},
     ],
-    ids=["npo", "graddiff", "rmu", "po"],
+    ids=["npo", "graddiff", "rmu", "po", "dpo"],
 )
 def test_unlearning_runs_on_the_real_split(tofu, model_folder, tmp_path, method):
     method = json.loads(json.dumps(method).replace("{tofu}", str(tofu)))

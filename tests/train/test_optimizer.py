@@ -285,7 +285,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, dtype, masks):
     straight, optimizer, scheduler = build()
     train(straight, optimizer, 4, scheduler=scheduler)
     trained, state = state_of(straight), optimizer.whole_state_dict()
-    checkpoint.save(tmp_path / "checkpoint-4", trained, state, scheduler, "{}", {})
+    checkpoint.save(tmp_path / "checkpoint-4", trained, state, scheduler, "{}", {}, checkpoint.random_states())
     train(straight, optimizer, 4, begin=4, scheduler=scheduler)
 
     resumed, optimizer, scheduler = build()
