@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from typing import Annotated
 
 import typer
 
-from temper import __version__
+from temper import __version__, processes
 from temper.cli import apply, assess, compare, demo, doctor, methods, recipe, report, unlearn, world
 
 __all__ = ["app", "main"]
@@ -48,4 +51,17 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Run the command line."""
-    app()
+    if processes.count() == 1:
+        app()
+        return
+    # torch 2.13: taking gloo's threads down while Python ends aborts a process now and then ("terminate called without an active
+    # exception"), and torchrun would take that for a failed run. What Python has to do at its end is done, then the process leaves.
+    code: int | str | None = 0
+    try:
+        app()
+    except SystemExit as ended:
+        code = ended.code
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
