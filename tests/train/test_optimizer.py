@@ -347,7 +347,8 @@ def test_a_mask_that_does_not_fit_is_refused():
 
 def test_an_empty_mask_of_a_frozen_parameter_is_passed_over():
     model = Small()
-    SelectedAdamW([("second", model.second)], {"first": torch.zeros(7, 5, dtype=torch.bool)}, lr=0.1)
+    optimizer = SelectedAdamW([("second", model.second)], {"first": torch.zeros(7, 5, dtype=torch.bool)}, lr=0.1)
+    assert optimizer.selected == model.second.numel()
 
 
 # ---- sharded models ----

@@ -120,6 +120,19 @@ def test_a_run_in_two_processes_resumes_from_its_checkpoint(folder, sharding):
     assert "checkpoint-2" in (whole / "log.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("method", "train", "match"),
+    [
+        ("klmin", {"sharding": "fsdp2", "reference": "recompute"}, "which shards cannot"),
+        ({"name": "logit_offset", "distil": True}, {"reference": "recompute"}, "what is distilled is stored first"),
+        ({"name": "npo", "form": "npo_muse_compat"}, {"reference": "store"}, "store cannot hold ref_logits:all"),
+    ],
+)
+def test_a_reference_mode_that_could_not_be_kept_is_refused(folder, method, train, match):
+    with pytest.raises(RecipeError, match=match):
+        unlearn.run(recipe_for(folder, method=method, train=train), folder / "run")
+
+
 def test_what_shards_cannot_do_is_refused_with_the_reason(folder):
     document = recipe_for(folder, train={"sharding": "fsdp2", "stop": {"retain_floor": 0.5}}).model_dump(mode="json")
     with pytest.raises(RecipeError, match="looks at the retain rows outside the sharded pass"):

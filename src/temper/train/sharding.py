@@ -17,7 +17,7 @@ from torch import nn
 from temper import processes
 from temper.models.selection import decoder_layers
 
-__all__ = ["copy_whole", "is_sharded", "like", "local_numel", "shard", "whole", "whole_numel", "whole_trained"]
+__all__ = ["copy_whole", "is_sharded", "like", "local_numel", "shard", "whole", "whole_trained"]
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
@@ -28,11 +28,6 @@ def is_sharded(tensor: torch.Tensor) -> bool:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return the whole of a tensor; every process must call it."""
     return cast(torch.Tensor, cast(Any, tensor).full_tensor()) if is_sharded(tensor) else tensor
-
-
-def whole_numel(tensor: torch.Tensor) -> int:
-    """Return the entries of the whole tensor."""
-    return tensor.numel()
 
 
 def local_numel(tensor: torch.Tensor) -> int:

@@ -141,6 +141,17 @@ def _check_combination(recipe: Recipe, objective: Objective) -> None:
         problems.append(
             f"train.sharding: fsdp2 cannot be combined with objective {objective.name}, which reads two models whole. Use none."
         )
+    mode = recipe.train.reference
+    if mode == "recompute" and sharded:
+        problems.append(
+            "train.reference: recompute swaps the original weights in, which shards cannot. Use store or auto, or train.sharding=none."
+        )
+    if mode == "recompute" and getattr(objective, "distil", False):
+        problems.append("train.reference: recompute has no model to ask: what is distilled is stored first. Use store or auto.")
+    if mode == "store" and (kept_out := _unstorable(objective)):
+        problems.append(
+            f"train.reference: store cannot hold {', '.join(kept_out)}, which depends on padding. Use auto or recompute."
+        )
     if sharded and (needs := _unstorable(objective)):
         problems.append(
             f"train.sharding: fsdp2 reads what the model before gives from a store, which cannot hold {', '.join(needs)}. Use none, or another "

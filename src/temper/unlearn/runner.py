@@ -23,7 +23,7 @@ from temper.unlearn.card import model_card
 from temper.unlearn.prepare import Prepared, objective_of, prepare
 from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
 from temper.unlearn.substitution import substitute
-from temper.unlearn.training import Trained, context_of, fit, load_to_train, refuse_nothing_to_train, select
+from temper.unlearn.training import Trained, context_of, fit, load_to_train, select
 
 __all__ = ["run", "unlearn"]
 
@@ -139,7 +139,6 @@ def _train(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[s
     context = context_of(run.recipe, prepared, model)
     terms = prepared.objective.terms(context)
     trained = fit(run, prepared, model, terms, identity=identity)
-    refuse_nothing_to_train(trained.facts["trained_parameters"], selection_of(run.recipe))
     facts |= {**context.facts, **trained.facts, "parameters": _parameters(run.recipe, prepared)}
     return trained
 

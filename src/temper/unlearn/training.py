@@ -25,7 +25,7 @@ from temper.train.dual import DualAscent
 from temper.train.engine import Engine, Plan, count_units, plan_of
 from temper.train.losses.term import LossTerm
 from temper.train.reference import RoleReference, reference_of, stored_bytes
-from temper.train.sharding import local_numel, shard, whole_numel
+from temper.train.sharding import local_numel, shard
 from temper.train.stopping import RetainFloor, Stopped
 from temper.train.trainer import Extras, Spent, train_roles
 from temper.unlearn.objective import Context
@@ -299,6 +299,7 @@ def fit(
     if sharded:
         shard(engine, model)
     trained = [p for p in model.parameters() if p.requires_grad]
+    refuse_nothing_to_train(len(trained), selection)
     smoother, dual = smoother_of(recipe), prepared.objective.dual()
     extras = Extras(masks, smoother.begin(trained) if smoother is not None else None, None, floor, sharded)
     if dual is not None:
@@ -324,7 +325,7 @@ def fit(
         "passes": plan.describe(stored=heavy),
     }
     if sharded:
-        shards = [(whole_numel(p), local_numel(p)) for _, p in _trained(model)]
+        shards = [(p.numel(), local_numel(p)) for _, p in _trained(model)]
         facts["sharded"] = {"entries": sum(n for n, _ in shards), "entries_in_this_process": sum(n for _, n in shards)}
     if stopped is not None:
         facts["stopped"] = {**dataclasses.asdict(stopped), "sentence": stopped.sentence()}
