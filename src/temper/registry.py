@@ -33,7 +33,9 @@ _TABLE: Final[dict[str, dict[str, str]]] = {
         "npo": "temper.unlearn.npo:NPO",
         "pdu": "temper.unlearn.pdu:PDU",
         "po": "temper.unlearn.po:PreferenceOptimization",
+        "r2mu": "temper.unlearn.r2mu:R2MU",
         "rmu": "temper.unlearn.rmu:RMU",
+        "rmu_rtp": "temper.unlearn.rmu_rtp:RMURTP",
         "satimp": "temper.unlearn.satimp:SatImp",
         "simnpo": "temper.unlearn.simnpo:SimNPO",
         "task_vector": "temper.unlearn.task_vector:TaskVector",
@@ -55,6 +57,24 @@ _TABLE: Final[dict[str, dict[str, str]]] = {
         "rs": "temper.train.smoothers.rs:RS",
         "sam": "temper.train.smoothers.sam:SAM",
         "wa": "temper.train.smoothers.wa:WA",
+    },
+    "judge": {
+        "deterministic": "temper.assess.judges.deterministic:DeterministicJudge",
+        "prompt": "temper.assess.judges.prompt:PromptJudge",
+    },
+    "entailment": {},  # other packages' scorers only
+    "decoding": {
+        "less_thinking": "temper.assess.decoding.less_thinking:LessThinking",
+        "zero_thinking": "temper.assess.decoding.zero_thinking:ZeroThinking",
+    },
+    "probe": {
+        "relearning": "temper.assess.probes.relearning:Relearning",
+        "trace_prefill": "temper.assess.probes.trace_prefill:TracePrefill",
+    },
+    "provider": {
+        "trace_callable": "temper.reason.traces:CalledTraces",
+        "trace_column": "temper.reason.traces:ColumnTraces",
+        "traces": "temper.reason.traces:GeneratedTraces",
     },
     "schedule": {"sum": "temper.train.schedule:SumSchedule"},
     "metric": {

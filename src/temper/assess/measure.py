@@ -17,6 +17,7 @@ from temper.assess.evidence import Result, Status, Which
 from temper.assess.intervals import auc, bootstrap_auc, bootstrap_tpr, interval_of, tpr_at
 
 if TYPE_CHECKING:
+    from temper.assess.choices import ChoiceScores
     from temper.assess.records import Record
     from temper.data import Item
 
@@ -27,6 +28,7 @@ __all__ = [
     "Better",
     "Measure",
     "Metric",
+    "Needs",
     "PerItem",
     "TwoSample",
     "knowledge_better",
@@ -49,15 +51,24 @@ class Answers:
         items: The rows.
         records: What the record pass gave.
         generations: The greedy continuation, None for a row without a prompt.
+        choices: What each choice of a row got, None for a row that offers none; empty where no metric asked for them.
+        trace_nll: Mean -log p of the trace in the continuation under the original model, in nats a token; in words why there is none;
+            None for a row that is not to think. Empty where there is no original, or no metric asked.
     """
 
     items: Sequence[Item]
     records: Sequence[Record]
     generations: Sequence[str | None]
+    choices: Sequence[ChoiceScores | None] = ()
+    trace_nll: Sequence[float | str | None] = ()
+
+
+Needs = Literal["records", "generations", "choices", "original"]
+"""What a metric reads of the answers; `original` is the continuation and what the original model makes of it."""
 
 
 class Metric(Protocol):
-    """A pure function of answers.
+    """A pure function of answers. A class with a class method `of(settings)` is built by it, any other without arguments.
 
     Attributes:
         name: In the registry, in recipes and before the first dot of its results.
@@ -65,7 +76,7 @@ class Metric(Protocol):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Literal["records", "generations"]]
+    needs: ClassVar[Needs]
 
     def compute(self, answers: Mapping[str, Answers]) -> list[Measure]:
         """Return the measures of one model.
@@ -95,6 +106,7 @@ class PerItem:
         values: (n,), finite.
         dropped: Items without a value, by reason.
         failed: How many of the dropped had no finite numbers.
+        note: What a reader must know beside the number, e.g. the level of chance.
     """
 
     metric: str
@@ -104,16 +116,19 @@ class PerItem:
     values: NDArray[np.float64]
     dropped: Mapping[str, int] = field(default_factory=dict)
     failed: int = 0
+    note: str | None = None
 
     def result(self, model: Which, *, seed: int, resamples: int) -> Result:
         """Return the mean with its interval; without any value the number is absent and the reason stated."""
         n, dropped = len(self.values), sum(self.dropped.values())
-        reason = "; ".join(f"{count} of {n + dropped} rows left out: {why}" for why, count in self.dropped.items()) or None
+        left_out = [f"{count} of {n + dropped} rows left out: {why}" for why, count in self.dropped.items()]
         if not n:
+            reason = "; ".join(left_out) or None
             status: Status = "failed" if self.failed else "skipped"
             return _absent(self, model, status, reason or "no rows", dropped)
         interval = interval_of(self.values, seed=seed, key=self.role, resamples=resamples)
         low, high = interval or (None, None)
+        reason = "; ".join([*([self.note] if self.note else []), *left_out]) or None
         return Result(
             metric=self.metric,
             role=self.role,
@@ -218,7 +233,12 @@ NOT_FINITE: Final = "the model gave no finite numbers"
 
 
 def per_item(
-    metric: str, role: str, better: Better, values: Sequence[float | str | None], places: Sequence[int] | None = None
+    metric: str,
+    role: str,
+    better: Better,
+    values: Sequence[float | str | None],
+    places: Sequence[int] | None = None,
+    note: str | None = None,
 ) -> PerItem:
     """Return a measure from one entry an item: its value, or in words why it has none.
 
@@ -230,6 +250,7 @@ def per_item(
         better: Which way is good.
         values: One entry for each item that the metric speaks of.
         places: Which of the role's items those are; all of them when left out.
+        note: What a reader must know beside the number.
     """
     kept_places: list[int] = []
     kept: list[float] = []
@@ -247,4 +268,4 @@ def per_item(
         failed += why == NOT_FINITE
         dropped[why] = dropped.get(why, 0) + 1
     where, numbers = np.array(kept_places, dtype=np.int64), np.array(kept, dtype=np.float64)
-    return PerItem(metric, role, better, where, numbers, dropped, failed)
+    return PerItem(metric, role, better, where, numbers, dropped, failed, note)

@@ -13,9 +13,13 @@ from temper.assess.evidence import Cost, Evidence, Result, Which
 from temper.assess.examples import examples
 from temper.assess.gold import gaps
 from temper.assess.itemtable import write_items
-from temper.assess.measure import Measure, Metric
+from temper.assess.measure import Measure
+from temper.assess.modes import modes_of
 from temper.assess.notes import notes
-from temper.assess.scoring import ScoredModel, Subject, check_prompts, score_subject
+from temper.assess.probes.probe import Setting
+from temper.assess.probing import check_probes
+from temper.assess.scoring import Subject, check_prompts, context_of
+from temper.assess.stages import Judging, metrics_of, score_all
 from temper.assess.utility import utility
 from temper.errors import InputError, RecipeError
 from temper.files import hash_json
@@ -30,8 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["check", "given", "run"]
 
 _STAGE: Final = "assess"
-_UNBOUNDED: Final = 1 << 20
-"""Longest row of a model that names no context."""
 
 
 def run(folder: Path, *, overrides: list[str] | None = None, progress: Progress | None = None) -> Evidence:
@@ -79,7 +81,7 @@ def check(recipe: Recipe) -> None:
             load_config(path, world=recipe.world)
     tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)
     config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
-    check_prompts(_rows(recipe, settings, tokenizer, config), tokenizer, config, settings.max_new_tokens)
+    _checked(recipe, settings, _rows(recipe, settings, tokenizer, config), tokenizer, config)
 
 
 def given(path: str, overrides: list[str] | None = None, out: Path | None = None, *, progress: Progress | None = None) -> Path:

@@ -11,7 +11,7 @@ how a step is split into micro-batches and processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -39,26 +39,53 @@ def _wrapped(seed: int, role: str, source: int, size: int, draw: int) -> int:
 
 
 class _Sources:
-    """Assigns the draws of a role to its sources and to the rows within them."""
+    """Assigns the draws of a role to its sources, to the documents of a source, and to the rows of a document.
 
-    def __init__(self, seed: int, role: str, rows: Encoded, length: int) -> None:
+    Every document of a source is drawn equally often, whatever number of rows was cut from it; its rows take turns.
+
+    Args:
+        seed: Seed of all draws.
+        role: The role.
+        rows: Its rows.
+        length: Number of draws.
+        turns: For each draw the topic it must be about; None where topics mix.
+    """
+
+    def __init__(self, seed: int, role: str, rows: Encoded, length: int, turns: Sequence[str] | None = None) -> None:
         self._seed, self._role = seed, role
         owner_of_row = np.array(rows.source_of)
-        self._members = [np.flatnonzero(owner_of_row == source) for source in range(len(rows.source_weights))]
-        weights = np.array(rows.source_weights) * np.array([len(members) > 0 for members in self._members])
-        borders = np.cumsum(weights / weights.sum())
-        points = (generator(seed, "sources", role).random() + np.arange(length) * _GOLDEN) % 1.0
-        self._owner = np.minimum(np.searchsorted(borders, points, side="right"), len(borders) - 1).astype(np.int32)
+        count = len(rows.source_weights)
+        self._documents = [_documents(rows, np.flatnonzero(owner_of_row == source).tolist()) for source in range(count)]
+        weights = np.array(rows.source_weights) * np.array([len(documents) > 0 for documents in self._documents])
+        self._owner = np.zeros(length, dtype=np.int32)
+        topics = {source: rows.items[documents[0][0]].topic for source, documents in enumerate(self._documents) if documents}
+        for topic in [None] if turns is None else sorted(set(turns)):
+            about = weights * np.array([topic is None or topics.get(source) == topic for source in range(count)])
+            draws = np.arange(length) if turns is None else np.flatnonzero(np.array(turns) == topic)
+            borders = np.cumsum(about / about.sum())
+            key = ("sources", role) if topic is None else ("sources", role, topic)
+            points = (generator(seed, *key).random() + np.arange(len(draws)) * _GOLDEN) % 1.0
+            last = int(np.flatnonzero(about)[-1])
+            self._owner[draws] = np.minimum(np.searchsorted(borders, points, side="right"), last)
         self._rank = np.zeros(length, dtype=np.int64)
-        for source in range(len(borders)):
+        for source in range(count):
             drawn = np.flatnonzero(self._owner == source)
             self._rank[drawn] = np.arange(len(drawn))
 
     def row(self, draw: int) -> int:
         """Return the row of a draw."""
         source = int(self._owner[draw])
-        members = self._members[source]
-        return int(members[_wrapped(self._seed, self._role, source, len(members), int(self._rank[draw]))])
+        documents, rank = self._documents[source], int(self._rank[draw])
+        rows = documents[_wrapped(self._seed, self._role, source, len(documents), rank)]
+        return rows[rank // len(documents) % len(rows)]
+
+
+def _documents(rows: Encoded, places: Sequence[int]) -> list[list[int]]:
+    """Return the rows of each document, in the order in which documents first occur."""
+    found: dict[str, list[int]] = {}
+    for place in places:
+        found.setdefault(rows.items[place].document or f"row {place}", []).append(place)
+    return list(found.values())
 
 
 class RolePairs(Dataset[dict[str, int]]):
@@ -71,13 +98,23 @@ class RolePairs(Dataset[dict[str, int]]):
         length: Number of samples.
         step: Samples of an optimiser step, over micro-batches and processes.
         window: Steps among which samples are sorted by length; 0 or 1 leaves them as drawn.
+        turns: Topics that take turns, a step each: step i draws rows about topic i mod n, in every role that knows topics; lengths are
+            then not sorted.
 
     Raises:
-        DataError: The anchor has no rows, or sources of unequal weight.
+        DataError: The anchor has no rows, or sources of unequal weight; or a topic has no rows in a role that knows others.
     """
 
     def __init__(
-        self, roles: Mapping[str, Encoded], *, anchor: str, seed: int, length: int, step: int = 1, window: int = 0
+        self,
+        roles: Mapping[str, Encoded],
+        *,
+        anchor: str,
+        seed: int,
+        length: int,
+        step: int = 1,
+        window: int = 0,
+        turns: Sequence[str] = (),
     ) -> None:
         if anchor not in roles:
             raise DataError(f"train.anchor = {anchor!r} has no data. Roles with data: {', '.join(roles)}.")
@@ -88,10 +125,16 @@ class RolePairs(Dataset[dict[str, int]]):
             )
         self._sizes = {role: len(rows.items) for role, rows in roles.items()}
         self._anchor, self._seed, self._length = anchor, seed, length
-        self._step, self._window = step, window * step if window > 1 else 0
+        self._step, self._window = step, window * step if window > 1 and len(turns) < 2 else 0
         self._tokens = {role: [len(item.input_ids) for item in rows.items] for role, rows in roles.items()}
         self._dealt: dict[tuple[str, int], list[int]] = {}
-        self._sources = {role: _Sources(seed, role, rows, length) for role, rows in roles.items() if role != anchor}
+        of_draw = [turns[draw // step % len(turns)] for draw in range(length)] if len(turns) > 1 else None
+        self._turned = of_draw is not None
+        self._sources = {
+            role: _Sources(seed, role, rows, length, of_draw if _knows(role, rows, turns) else None)
+            for role, rows in roles.items()
+            if role != anchor or of_draw is not None
+        }
 
     def __len__(self) -> int:
         return self._length
@@ -99,11 +142,11 @@ class RolePairs(Dataset[dict[str, int]]):
     @property
     def roles(self) -> list[str]:
         """Return the roles, the anchor first."""
-        return [self._anchor, *self._sources]
+        return [self._anchor, *(role for role in self._sources if role != self._anchor)]
 
     def _drawn(self, role: str, draw: int) -> int:
         """Return the row of a draw, before sorting."""
-        if role == self._anchor:
+        if role == self._anchor and not self._turned:
             return _wrapped(self._seed, role, 0, self._sizes[role], draw)
         return self._sources[role].row(draw)
 
@@ -137,3 +180,19 @@ class RolePairs(Dataset[dict[str, int]]):
 
     def __getitem__(self, index: int) -> dict[str, int]:
         return {role: self.draw(role, index)[0] for role in self.roles}
+
+
+def _knows(role: str, rows: Encoded, turns: Sequence[str]) -> bool:
+    """Return whether the rows of a role are told apart by topic; one topic that is none of those that take turns serves them all.
+
+    Raises:
+        DataError: Some of the topics have rows and others have none.
+    """
+    known = {item.topic for item in rows.items}
+    missing = [topic for topic in turns if topic not in known]
+    if missing and known & set(turns):
+        raise DataError(
+            f"data.{role}: has no rows about the topic {missing[0]!r}; its topics: {', '.join(sorted(known))}. Give each source of the role its "
+            "topic, or leave topics out of the role."
+        )
+    return not missing

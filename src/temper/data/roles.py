@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from temper.data.provider import Made
 from temper.data.readers import read
 from temper.data.tokenise import Encoded, encode, join
 from temper.errors import DataError
@@ -13,7 +15,10 @@ from temper.recipe import DataSource, WorldSection
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ROLE_MEANINGS", "load_role"]
+__all__ = ["ROLE_MEANINGS", "Maker", "load_role"]
+
+Maker = Callable[[str, DataSource, Sequence[dict[str, Any]], Any, int], Made]
+"""(role, source, its rows, tokenizer, max_length) -> the rows that the source's provider makes of them."""
 
 ROLE_MEANINGS: Final[dict[str, str]] = {
     "forget": "what the model must not know any more",
@@ -38,8 +43,18 @@ def load_role(
     world: WorldSection,
     max_length: int,
     overflow: Literal["error", "truncate", "drop"],
+    make: Maker | None = None,
 ) -> Encoded:
     """Return the rows of a role from all its sources, encoded.
+
+    Args:
+        role: The role.
+        sources: Where its rows are.
+        tokenizer: The tokenizer.
+        world: What `world:` means.
+        max_length: Tokens a row may have.
+        overflow: What happens to longer ones.
+        make: Makes the rows of a source that names a provider.
 
     Raises:
         DataError: The role has no source, or a source is wrong.
@@ -49,7 +64,12 @@ def load_role(
     parts = []
     for source in sources:
         rows = read(source, world)
-        parts.append(
-            encode(rows, tokenizer, source, max_length=max_length, overflow=overflow, where=f"data.{role}: {source.path}")
-        )
+        dropped = []
+        if source.provider is not None:
+            if make is None:
+                raise DataError(f"data.{role}: {source.path}: a provider makes rows for training alone. Leave it out here.")
+            made = make(role, source, rows, tokenizer, max_length)
+            rows, source, dropped = made.rows, made.source, made.dropped
+        part = encode(rows, tokenizer, source, max_length=max_length, overflow=overflow, where=f"data.{role}: {source.path}")
+        parts.append(replace(part, dropped=[*dropped, *part.dropped]))
     return join(parts)

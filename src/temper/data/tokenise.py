@@ -7,6 +7,7 @@
 3. One end token ends the row, and it is scored: what ends an assistant's turn in the chat template, else the tokenizer's own
    end token. A row that was cut has none. Text of a row that spells a special token becomes that token, as the tokenizer
    does it.
+   A row that was cut elsewhere, as the column `whole` says, has none either.
 4. A row longer than the limit is an error, cut, or dropped, as the recipe says; a row with nothing to score is dropped.
    What was dropped is counted, never scored 0.
 
@@ -44,6 +45,8 @@ class Item:
         response: The scored text, without the end token.
         question: The prompt as the row has it, before any template: what rows are compared by.
         prompt_ids: The ids of `prompt`, special tokens included, as they were tokenised for training.
+        document: Name of the document the row was cut from; the row's own where it was cut from none.
+        topic: What its source is about.
     """
 
     id: str
@@ -54,6 +57,8 @@ class Item:
     response: str
     question: str = ""
     prompt_ids: tuple[int, ...] = ()
+    document: str = ""
+    topic: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +271,11 @@ def encode(
         for number, prompt_ids, full_ids in zip(chosen, given, full, strict=True):
             prompt_ids = _without_end(prompt_ids, ends) if specials else prompt_ids
             end = turn_end if texts[number].is_chat and turn_end is not None else last
-            full_ids = full_ids if end is None else [*_without_end(full_ids, ends), end]
+            if end is not None:
+                full_ids = [
+                    *_without_end(full_ids, ends),
+                    *([end] if source.whole is None or rows[number].get(source.whole) is not False else []),
+                ]
             if texts[number].is_text:
                 begin = tokenizer.bos_token_id
                 full_ids = full_ids if begin is None or full_ids[:1] == [begin] else [begin, *full_ids]
@@ -292,7 +301,21 @@ def encode(
             dropped.append(Dropped(row["id"], "no token is left to score"))
             continue
         labels = (*([_IGNORED] * start), *scored)
-        items.append(Item(row["id"], tuple(ids), labels, row, text.prompt, text.response, text.question, tuple(prompt_ids)))
+        document = row.get(source.document) if source.document is not None else None
+        items.append(
+            Item(
+                row["id"],
+                tuple(ids),
+                labels,
+                row,
+                text.prompt,
+                text.response,
+                text.question,
+                tuple(prompt_ids),
+                document=document if isinstance(document, str) and document else row["id"],
+                topic=source.topic,
+            )
+        )
     if not items:
         reasons = sorted({item.reason for item in dropped})
         raise DataError(f"{where}: none of its {len(rows)} rows can be used ({'; '.join(reasons[:3])})")

@@ -7,27 +7,55 @@ result nor is changed.
 A drawn token is argmax(z/T + g) with Gumbel noise g, which has exactly the distribution softmax(z/T). The noise of every
 token is a function of (seed, prompt, number of the sample, step), so samples depend neither on the size and the order of
 batches nor on what else is asked. Source: Maddison et al., A* sampling (2014).
+
+A continuation ends at an end token, at the first of the given stop texts, or where it is cut; `continuations` says which.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
-from temper.draws import generator
 from temper.errors import InputError
 from temper.files import hash_json
+from temper.models.guides import GumbelNoise, StopTexts, cut_at_end, decoded, noise_of
 from temper.models.load import pad_id_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-__all__ = ["cut_at_end", "cut_at_stop", "generate", "prompt_ids", "sample"]
+__all__ = [
+    "Continuation",
+    "continuations",
+    "cut_at_end",
+    "cut_at_stop",
+    "generate",
+    "prompt_ids",
+    "prompt_keys",
+    "sample",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a model wrote after a prompt.
+
+    Attributes:
+        text: Without the end token, padding, and what follows the first stop text; that text itself is not in it.
+        tokens: How many tokens were written, those of the stop text included, the end token not.
+        stopped_by: stop: a stop text; end: an end token; length: it was cut.
+        stop: The stop text that ended it, or nothing.
+    """
+
+    text: str
+    tokens: int
+    stopped_by: Literal["stop", "end", "length"]
+    stop: str = ""
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
@@ -54,22 +82,6 @@ def _without_end(ids: list[int], end: int | None) -> list[int]:
     while end is not None and len(ids) > 1 and ids[-1] == end:
         ids = ids[:-1]
     return ids
-
-
-def cut_at_end(ids: Iterable[int], ends: frozenset[int], pad: int | None) -> list[int]:
-    """Return the ids before the first end token, without padding.
-
-    Example:
-        >>> cut_at_end([5, 0, 6, 2, 7], frozenset({2}), 0)
-        [5, 6]
-    """
-    kept = []
-    for token in ids:
-        if token in ends:
-            break
-        if token != pad:
-            kept.append(token)
-    return kept
 
 
 def _ends_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -106,6 +118,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     seed: int = 0,
+    stop: Sequence[str] = (),
 ) -> list[str]:
     """Return the greedy continuation of each prompt, in the order of the prompts.
 
@@ -118,9 +131,67 @@ def generate(
         max_new_tokens: Where a continuation is cut at the latest.
         batch_size: Prompts at a time.
         seed: For decoders that draw; greedy decoding draws nothing and ignores it.
+        stop: A continuation ends before the first of these texts, which it does not hold.
+
+    Raises:
+        InputError: A stop text is empty.
     """
     del seed
-    return _texts(tokenizer, _replies(model, tokenizer, prompt_ids(tokenizer, prompts), max_new_tokens, batch_size))
+    found = continuations(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, stop=stop)
+    return [continuation.text for continuation in found]
+
+
+def continuations(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    stop: Sequence[str] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
+    keys: Sequence[tuple[str, int]] | None = None,
+) -> list[Continuation]:
+    """Return one continuation of each prompt and what ended it, in the order of the prompts.
+
+    Args:
+        model: A causal language model.
+        tokenizer: With or without a pad token, a begin or an end token.
+        prompts: Whole texts or their ids.
+        max_new_tokens: Where a continuation is cut at the latest.
+        batch_size: Prompts at a time.
+        stop: A continuation ends at the first of these texts.
+        temperature: T; 0 takes the most likely token.
+        seed: Of the draws; without draws it changes nothing.
+        keys: What the noise of each prompt is named by, where the prompts are a part of more; else by `prompt_keys` of them alone.
+
+    Raises:
+        InputError: The temperature is below 0, or a stop text is empty.
+    """
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise InputError(f"temperature = {temperature}: must be a finite number, 0 (the most likely token) or above")
+    _check_stop(stop)
+    ids = prompt_ids(tokenizer, prompts)
+    noise = None
+    if temperature > 0:
+        named = prompt_keys(ids) if keys is None else keys
+        noise = noise_of([(*key, 0) for key in named], seed, temperature)
+    replies = _replies(model, tokenizer, ids, max_new_tokens, batch_size, stop, noise)
+    return [_continuation(reply, text, stop) for reply, text in zip(replies, _texts(tokenizer, replies), strict=True)]
+
+
+def _continuation(reply: _Reply, text: str, stop: Sequence[str]) -> Continuation:
+    before = cut_at_stop(text, stop)
+    if len(before) < len(text):
+        found = next(word for word in sorted(stop, key=len, reverse=True) if text.startswith(word, len(before)))
+        return Continuation(before, len(reply.ids), "stop", found)
+    return Continuation(text, len(reply.ids), "end" if reply.has_ended else "length")
+
+
+def _check_stop(stop: Sequence[str]) -> None:
+    if isinstance(stop, str) or "" in stop:
+        raise InputError(f"stop = {stop!r}: must be a list of texts that are not empty")
 
 
 def sample(
@@ -157,23 +228,10 @@ def sample(
         raise InputError(
             f"temperature = {temperature}: must be a finite number above 0. For the most likely continuation, decode greedily."
         )
-    if isinstance(stop, str) or "" in stop:
-        raise InputError(f"stop = {stop!r}: must be a list of texts that are not empty")
+    _check_stop(stop)
     ids = prompt_ids(tokenizer, prompts)
-    keys = _prompt_keys(ids)
-    ends, fill = _ends_of(model, tokenizer), tokenizer.pad_token_id
-
-    def guided(rows: Sequence[int], width: int) -> dict[str, Any]:
-        from transformers import LogitsProcessorList, StoppingCriteriaList
-
-        row_keys = [(*keys[row // samples], row % samples) for row in rows]
-        guides: dict[str, Any] = {"logits_processor": LogitsProcessorList([_GumbelNoise(seed, row_keys, width, temperature)])}
-        if stop:
-            guides["stopping_criteria"] = StoppingCriteriaList([_StopTexts(tokenizer, stop, width, ends, fill)])
-        return guides
-
-    copies = [row for row in ids for _ in range(samples)]
-    replies = _replies(model, tokenizer, copies, max_new_tokens, batch_size, guided)
+    noise = noise_of([(*key, number) for key in prompt_keys(ids) for number in range(samples)], seed, temperature)
+    replies = _replies(model, tokenizer, [row for row in ids for _ in range(samples)], max_new_tokens, batch_size, stop, noise)
     texts = [cut_at_stop(text, stop) for text in _texts(tokenizer, replies)]
     return [texts[start : start + samples] for start in range(0, len(texts), samples)]
 
@@ -188,7 +246,7 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     return text[: min((place for word in stop if (place := text.find(word)) >= 0), default=len(text))]
 
 
-def _prompt_keys(ids: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
+def prompt_keys(ids: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
     """Return a name for each prompt that does not depend on its place: its content, and how often it came before."""
     seen: Counter[str] = Counter()
     keys = []
@@ -199,57 +257,16 @@ def _prompt_keys(ids: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
     return keys
 
 
-class _GumbelNoise:
-    """A logits processor that makes the greedy choice an exact draw from softmax(z/T).
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """The ids that follow a prompt, without end token and padding, and whether an end token came."""
 
-    Args:
-        seed: Of all draws.
-        keys: One a row of the batch.
-        width: Columns of the prompts.
-        temperature: T.
-    """
-
-    def __init__(self, seed: int, keys: Sequence[tuple[str, int, int]], width: int, temperature: float) -> None:
-        self._seed = seed
-        self._keys = keys
-        self._width = width
-        self._temperature = temperature
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step, vocabulary = input_ids.shape[1] - self._width, scores.shape[1]
-        # in float64: float32 noise is too coarse in the tail that decides among many unlikely tokens
-        noise_BV = np.stack([generator(self._seed, "sample", *key, step).gumbel(size=vocabulary) for key in self._keys])
-        return scores.double() / self._temperature + torch.from_numpy(noise_BV).to(scores.device)
+    ids: list[int]
+    has_ended: bool
 
 
-class _StopTexts:
-    """A stopping criterion: a row is done once its text holds a stop text. It saves steps; what it leaves is cut in any case."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int, ends: frozenset[int], fill: int | None
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._stop = stop
-        self._width = width
-        self._ends = ends
-        self._fill = fill
-        self._done: set[int] = set()
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs: Any) -> torch.Tensor:
-        for row, reply in enumerate(input_ids[:, self._width :].tolist()):
-            if row not in self._done:
-                text = _decoded(self._tokenizer, cut_at_end(reply, self._ends, self._fill))
-                if any(word in text for word in self._stop):
-                    self._done.add(row)
-        return torch.tensor([row in self._done for row in range(input_ids.shape[0])], device=input_ids.device)
-
-
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _texts(tokenizer: PreTrainedTokenizerBase, replies: Sequence[list[int]]) -> list[str]:
-    return [_decoded(tokenizer, reply) if reply else "" for reply in replies]
+def _texts(tokenizer: PreTrainedTokenizerBase, replies: Sequence[_Reply]) -> list[str]:
+    return [decoded(tokenizer, reply.ids) if reply.ids else "" for reply in replies]
 
 
 def _replies(
@@ -258,9 +275,10 @@ def _replies(
     ids: Sequence[Sequence[int]],
     max_new_tokens: int,
     batch_size: int,
-    guided: Callable[[Sequence[int], int], dict[str, Any]] | None = None,
-) -> list[list[int]]:
-    """Return the ids that follow each prompt, without end token and padding; an empty prompt is followed by nothing.
+    stop: Sequence[str],
+    noise: Callable[[Sequence[int], int], GumbelNoise] | None,
+) -> list[_Reply]:
+    """Return what follows each prompt; an empty prompt is followed by nothing.
 
     Args:
         model: A causal language model.
@@ -268,13 +286,16 @@ def _replies(
         ids: The prompts.
         max_new_tokens: Where a continuation is cut at the latest.
         batch_size: Prompts at a time.
-        guided: From the places of a batch's prompts and its width, more arguments for the model's `generate`.
+        stop: Texts after which a row need not go on.
+        noise: From the places of a batch's prompts and its width, what is added to the logits.
     """
+    from transformers import LogitsProcessorList, StoppingCriteriaList
+
     pad_id, ends = pad_id_of(tokenizer), _ends_of(model, tokenizer)
     fill = tokenizer.pad_token_id  # only a true pad token may be taken out of a reply
     settings = _greedy(max_new_tokens, ends, pad_id)
     order = sorted((index for index in range(len(ids)) if ids[index]), key=lambda index: -len(ids[index]))
-    replies: list[list[int]] = [[] for _ in ids]
+    replies = [_Reply([], False) for _ in ids]
     device = next(iter(model.parameters())).device
     was_training = model.training
     model.eval()
@@ -285,14 +306,22 @@ def _replies(
                 width = len(ids[rows[0]])
                 filled = [[pad_id] * (width - len(ids[index])) + list(ids[index]) for index in rows]
                 mask = [[0] * (width - len(ids[index])) + [1] * len(ids[index]) for index in rows]
+                guides: dict[str, Any] = {}
+                stopping = StopTexts(tokenizer, stop, width, ends, fill) if stop else None
+                if stopping is not None:
+                    guides["stopping_criteria"] = StoppingCriteriaList([stopping])
+                if noise is not None:
+                    guides["logits_processor"] = LogitsProcessorList([noise(rows, width)])
                 output_BL = model.generate(
                     input_ids=torch.tensor(filled, device=device),
                     attention_mask=torch.tensor(mask, device=device),
                     generation_config=settings,
-                    **(guided(rows, width) if guided is not None else {}),
+                    **guides,
                 )
-                for index, reply in zip(rows, output_BL[:, width:].tolist(), strict=True):
-                    replies[index] = cut_at_end(reply, ends, fill)
+                for place, (index, reply) in enumerate(zip(rows, output_BL[:, width:].tolist(), strict=True)):
+                    # without an end token of its own, a row that is done goes on until the last one of its batch is
+                    own = reply[: stopping.lengths.get(place)] if stopping is not None else reply
+                    replies[index] = _Reply(cut_at_end(own, ends, fill), any(token in ends for token in own))
     finally:
         model.train(was_training)
     return replies

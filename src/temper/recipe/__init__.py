@@ -4,7 +4,8 @@ The command line, the Python API and a saved run all use the same one. What a me
 method; reading data and models belongs to `temper.data` and `temper.models`.
 """
 
-from temper.recipe.load import apply_overrides, dump, from_dict, json_schema, load, recipe_hash, shipped
+from temper.recipe.jsonschema import json_schema
+from temper.recipe.load import apply_overrides, dump, from_dict, load, recipe_hash, shipped
 from temper.recipe.schema import (
     ROLES,
     DataSource,

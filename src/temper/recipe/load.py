@@ -11,12 +11,12 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from temper import registry
 from temper.errors import DataError, RecipeError, nearest
 from temper.files import hash_json, inside
-from temper.recipe.schema import ROLES, NamedSettingsError, Recipe
+from temper.recipe.named import NamedSettingsError
+from temper.recipe.schema import Recipe
 
-__all__ = ["apply_overrides", "dump", "from_dict", "json_schema", "load", "parse_yaml", "recipe_hash", "shipped"]
+__all__ = ["apply_overrides", "dump", "from_dict", "load", "parse_yaml", "recipe_hash", "shipped"]
 
 
 _TAG: Final = "tag:yaml.org,2002:"
@@ -103,7 +103,7 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError([_TOO_DEEP], source) from None
 
 
-_NAMED: Final = ("method", "selection", "smoother", "alternatives")
+_NAMED: Final = ("method", "selection", "smoother", "alternatives", "provider")
 
 
 def _spelled_out(value: Any, key: str) -> Any:
@@ -296,49 +296,3 @@ def recipe_hash(recipe: Recipe) -> str:
     evaluated and how (`evaluate`) is in it.
     """
     return hash_json({key: value for key, value in recipe.model_dump(mode="json").items() if key not in _NOT_HASHED})
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of recipes, for editors, with the settings of every registered method and selection.
-
-    It accepts what the loader accepts in shape: a role is one mapping or a list of them; a method or a selection is a bare
-    name where all its settings have defaults.
-    """
-    schema = Recipe.model_json_schema()
-    definitions = schema.setdefault("$defs", {})
-    source = {"$ref": "#/$defs/DataSource"}
-    definitions["Sources"] = {"title": "Sources", "anyOf": [source, {"type": "array", "items": source}]}
-    for fields in (schema["properties"], definitions["EvaluateSection"]["properties"]):
-        roles = {role: {"$ref": "#/$defs/Sources"} for role in ROLES}
-        fields["data"] = {**fields["data"], "properties": roles, "additionalProperties": False}
-    for kind, field in (("objective", "method"), ("selection", "selection"), ("smoother", "smoother")):
-        options = [] if field == "selection" else [{"type": "null"}]
-        schema["properties"][field] = _named_field(schema["properties"][field], kind, options, definitions)
-    return schema
-
-
-def _named_field(given: dict[str, Any], kind: str, options: list[dict[str, Any]], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a field that holds the settings of a kind, in every form the loader accepts."""
-    bare: list[str] = []
-    for name in registry.names(kind):
-        settings = registry.resolve(kind, name)
-        own = settings.model_json_schema()
-        definitions.update(own.pop("$defs", {}))
-        properties, required = own.get("properties", {}), own.get("required", [])
-        if "alternatives" in properties:
-            properties["alternatives"] = _named_field(properties["alternatives"], "alternatives", [], definitions)
-        if not required:
-            bare.append(name)
-        options.append({"title": name, **_closed({"name": {"const": name}, **properties}, ["name", *required])})
-        if kind != "objective":
-            inner = [_closed(properties, required)]
-            if settings.shorthand:
-                inner.append(properties[settings.shorthand])
-            options.append(_closed({name: {"anyOf": inner}}, [name]))
-    options.append({"type": "string", "enum": bare})
-    kept = {key: value for key, value in given.items() if key in ("description", "default")}
-    return {**kept, "anyOf": options}
-
-
-def _closed(properties: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}

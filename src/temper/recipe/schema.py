@@ -6,12 +6,14 @@ That class must be a pydantic model that imports no torch, so that a recipe is c
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from temper import registry
-from temper.errors import InputError, nearest
+from temper.errors import nearest
+from temper.recipe.evaluation import EvaluateSection
+from temper.recipe.named import Named, NamedSettings, Section, named, named_settings
+from temper.recipe.sources import MAX_SEED, ROLES, DataSource, ModelSection, WorldSection, checked_roles
 
 __all__ = [
     "ROLES",
@@ -28,107 +30,6 @@ __all__ = [
     "WorldSection",
     "named_settings",
 ]
-
-ROLES: Final[tuple[str, ...]] = (
-    "forget",
-    "retain",
-    "holdout",
-    "trace",
-    "reasoning",
-    "retain_trace",
-    "neighbour",
-    "general",
-    "preference",
-    "demonstration",
-    "labelled",
-)
-"""What a data set can be for. `trace`: reasoning text about the forget target; `reasoning`: general reasoning to keep."""
-
-MAX_SEED: Final = 2**32 - 1
-"""The largest seed that every random generator in use accepts."""
-
-
-class Section(BaseModel):
-    """Base of every part of a recipe: strict types, finite numbers, unknown keys refused, immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
-
-
-class NamedSettings(Section):
-    """Base of settings that the registry maps a name to: objectives, selections.
-
-    Attributes:
-        name: The name in recipes.
-        shorthand: The field that `{name: VALUE}` sets.
-    """
-
-    name: ClassVar[str]
-    shorthand: ClassVar[str] = ""
-
-
-class WorldSection(Section):
-    """Which embedded world the `world:` paths of a recipe mean."""
-
-    size: Literal["small", "default"] = "default"
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the world, of its tokenizer and of the models trained on it.")
-
-
-class ModelSection(Section):
-    """The model that is worked on."""
-
-    path: str = Field(description="A local folder, a hub name, or world:original / world:gold.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="auto keeps the checkpoint's own.")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model. Only for code you have read.")
-
-
-class DataSource(Section):
-    """One data set of a role, and which of its columns mean what.
-
-    A row needs a text column, or a prompt and a response column, or a messages column.
-    """
-
-    path: str = Field(description="A file, a folder saved by datasets, a hub data set, or world:NAME.")
-    format: Literal["auto", "jsonl", "json", "csv", "parquet", "text", "dataset"] = "auto"
-    config: str | None = Field(None, description="Configuration name of a hub data set.")
-    split: str | None = Field(None, description="Split of a data set that has several.")
-    prompt: str = "prompt"
-    response: str = "response"
-    prefill: str = Field("prefill", description="Column with unscored text that opens the response, e.g. an empty thought.")
-    text: str = "text"
-    messages: str = "messages"
-    id: str = Field("id", description="Column that names a row; without it a row is named by its content.")
-    template: Literal["auto", "chat", "plain"] = Field(
-        "auto", description="auto: the tokenizer's chat template where it has one."
-    )
-    plain_format: str = Field(
-        "{prompt}", description="How a prompt is written without a chat template, e.g. 'Question: {prompt}\\nAnswer: '."
-    )
-    system: str | None = Field(None, description="System message put before the prompt in the chat template.")
-    limit: int | None = Field(None, ge=1, description="Use the first rows only.")
-    skip: int = Field(0, ge=0, description="Leave out the first rows.")
-    weight: float = Field(1.0, gt=0, description="Share of this source among the sources of its role, relative to its siblings.")
-
-    @field_validator("plain_format")
-    @classmethod
-    def _names_the_prompt(cls, value: str) -> str:
-        if "{prompt}" not in value:
-            raise ValueError("must contain {prompt}")
-        return value
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-def _checked_roles(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    for role in value:
-        if role not in ROLES:
-            raise ValueError(f"role {role!r} is not known{nearest(str(role), ROLES)}. Roles: {', '.join(ROLES)}")
-    return {role: _as_list(sources) for role, sources in value.items()}
 
 
 class StopSection(Section):
@@ -210,91 +111,11 @@ class TrainSection(Section):
         return self
 
 
-class EvaluateSection(Section):
-    """Against what and on which data the result is judged."""
-
-    data: dict[str, list[DataSource]] = Field(description="Evaluation data by role; rows that were not trained on.")
-    original: str | None = Field(None, description="The model before; for unlearn the recipe's own model when left out.")
-    gold: str | None = Field(None, description="A model retrained without the forget data.")
-    metrics: list[str] | None = Field(None, description="Names of metrics; all that the data allow when left out.")
-    max_new_tokens: int = Field(96, ge=1)
-    batch_size: int = Field(64, ge=1)
-    bootstrap: int = Field(1000, ge=100, description="Resamples for the 95 % intervals.")
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _roles(cls, value: Any) -> Any:
-        return _checked_roles(value)
-
-    @field_validator("metrics")
-    @classmethod
-    def _known_metrics(cls, value: list[str] | None) -> list[str] | None:
-        known = registry.names("metric")
-        for name in value or []:
-            if name not in known:
-                raise ValueError(f"metric {name!r} is not known{nearest(name, known)}. Known: {', '.join(known)}")
-        return value
-
-
 class ReportSection(Section):
     """What the report shows."""
 
     title: str | None = None
     examples: int = Field(12, ge=0, description="Completions shown side by side.")
-
-
-class NamedSettingsError(ValueError):
-    """The settings of a method or a selection are wrong; carries the errors of its own class."""
-
-    def __init__(self, error: ValidationError, settings: type[Section]) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.settings = settings
-
-
-def _named(kind: str, value: Any) -> Any:
-    """Build the settings object of `{name: ..., **settings}` or of a bare name."""
-    if isinstance(value, str):
-        value = {"name": value}
-    if isinstance(value, Section):
-        return value
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError(f"needs a name, one of: {', '.join(registry.names(kind))}")
-    return _checked(_settings_class(kind, value["name"]), {key: item for key, item in value.items() if key != "name"})
-
-
-def _settings_class(kind: str, name: str) -> type[NamedSettings]:
-    try:
-        return cast(type[NamedSettings], registry.resolve(kind, name))
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
-def _checked(settings: type[NamedSettings], values: dict[str, Any]) -> NamedSettings:
-    try:
-        return settings.model_validate(values)
-    except ValidationError as error:
-        raise NamedSettingsError(error, settings) from None
-
-
-def named_settings(kind: str, value: Any) -> Any:
-    """Return the settings object of a kind: `all`, `{layers: [0, 1]}`, `{lora: {rank: 8}}` and `{name: lora, rank: 8}` are accepted."""
-    if not isinstance(value, dict) or "name" in value or len(value) != 1:
-        return _named(kind, value)
-    name, given = next(iter(value.items()))
-    settings = _settings_class(kind, str(name))
-    if isinstance(given, dict):
-        return _checked(settings, given)
-    if not settings.shorthand:
-        raise ValueError(f"{name!r} takes no value{'' if settings.model_fields else '; write it as a bare name'}")
-    return _checked(settings, {settings.shorthand: given})
-
-
-def _with_name(value: Any) -> dict[str, Any] | None:
-    return None if value is None else {"name": type(value).name, **value.model_dump(mode="json")}
-
-
-Named = Annotated[NamedSettings, PlainSerializer(_with_name)]
 
 
 class Recipe(Section):
@@ -309,7 +130,7 @@ class Recipe(Section):
     output: str | None = Field(None, description="The run folder.")
     world: WorldSection = WorldSection()
     model: ModelSection
-    data: dict[str, list[DataSource]] = {}
+    data: dict[str, list[DataSource]] = Field({})
     method: Named | None = Field(None, description="{name: npo, beta: 0.1, ...}; see `temper methods`.")
     selection: Named = Field(
         default_factory=lambda: cast(NamedSettings, named_settings("selection", "all")),
@@ -331,12 +152,12 @@ class Recipe(Section):
     @field_validator("data", mode="before")
     @classmethod
     def _roles(cls, value: Any) -> Any:
-        return _checked_roles(value)
+        return checked_roles(value)
 
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, value: Any) -> Any:
-        return None if value is None else _named("objective", value)
+        return None if value is None else named("objective", value)
 
     @field_validator("selection", mode="before")
     @classmethod

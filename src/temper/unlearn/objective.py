@@ -46,14 +46,18 @@ class Context:
         seed: Seed of the run.
         hidden_size: Width D of the residual stream.
         check_layer: Returns a layer counted from 0, or raises a ModelError that names the field.
-        median_token_norm: (layer, role) to the median norm of that block's output over the role's tokens.
+        median_token_norm: (layer, role, topic) to the median norm of that block's output over the tokens of the role's rows about it.
+        topics_of: Role to the topic of each of its rows.
+        token_ids: Words to the tokens that are one of them, with a blank before it or without.
         facts: What the objective found out; it goes into the run record.
     """
 
     seed: int
     hidden_size: int
     check_layer: Callable[[int, str], int]
-    median_token_norm: Callable[[int, str], float]
+    median_token_norm: Callable[[int, str, str], float]
+    topics_of: Callable[[str], Sequence[str]]
+    token_ids: Callable[[Sequence[str]], dict[str, list[int]]]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,6 +109,19 @@ class Objective(NamedSettings):
     def roles(self) -> tuple[str, ...]:
         """Return the roles that need data."""
         return ("forget",) if self.retain_term == "none" else ("forget", "retain")
+
+    @property
+    def roles_unread(self) -> tuple[str, ...]:
+        """Return the roles that may have data though the settings of this run do not read them, as when a weight is 0."""
+        return ()
+
+    def turns(self, topics: Sequence[str]) -> Sequence[str]:
+        """Return the topics that take turns, a step each; none where rows about all of them share a step.
+
+        Args:
+            topics: Of the forget rows.
+        """
+        return ()
 
     @property
     def alternative_roles(self) -> tuple[str, ...]:

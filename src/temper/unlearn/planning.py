@@ -48,8 +48,7 @@ def plan(recipe: Recipe) -> Plan:
     from temper.models.trunk import check_layer, freeze_above
     from temper.train.arguments import rows_per_step
     from temper.train.engine import plan_of
-    from temper.unlearn.objective import Context
-    from temper.unlearn.training import needs_stored, trains_cut, used_rows
+    from temper.unlearn.training import needs_stored, sketched_context, trains_cut, used_rows
 
     refuse_unbuilt_world(recipe)
     prepared = prepare(recipe)
@@ -59,11 +58,12 @@ def plan(recipe: Recipe) -> Plan:
     total = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
         model = selection.apply(model)
-    context = Context(
-        recipe.seed,
-        int(prepared.config.get_text_config().hidden_size),
-        lambda layer, what: check_layer(model, layer, what),
-        lambda *_: 1.0,
+    context = sketched_context(
+        seed=recipe.seed,
+        width=int(prepared.config.get_text_config().hidden_size),
+        check=lambda layer, what: check_layer(model, layer, what),
+        topics_of=lambda role: [item.topic for item in prepared.rows[role].items],
+        prepared=prepared,
     )
     terms = prepared.objective.terms(context)
     passes = plan_of(terms)
@@ -89,6 +89,7 @@ def plan(recipe: Recipe) -> Plan:
     copies = 0 if selection.is_adapter or heavy or not (passes.original_logits or passes.frozen_layers) else trained * width
     megabytes = ((2 if halves else 4) * resident + width * trained + state + copies) / 2**20
     rows = rows_per_step(recipe.train)
+    reads = prepared.reads()
     facts = {
         "method": prepared.objective.name,
         "parameters": total,
@@ -98,6 +99,8 @@ def plan(recipe: Recipe) -> Plan:
         "rows_per_step": rows,
         "rows": {role: len(found.items) for role, found in prepared.rows.items()},
         "dropped": {role: len(found.dropped) for role, found in prepared.rows.items()},
+        "reads_of_a_row": {role: round(times, 2) for role, times in reads.items()},
+        "made": prepared.provided,
         "passes": passes.describe(stored=heavy),
         "forget_passes": smoother.forget_passes if smoother is not None else 1,
         "memory_mib_without_activations": round(megabytes, 1),
@@ -109,7 +112,11 @@ def plan(recipe: Recipe) -> Plan:
         f"objective    {prepared.objective.name} ({', '.join(f'{key}={value}' for key, value in settings.items())})",
         f"model        {recipe.model.path}: {total:,} parameters, {resident:,} loaded, {trained:,} train ({100 * trained / total:.1f} %)"
         + (", of which a mask selects some" if selection.has_masks else ""),
-        *(f"data         {role}: {len(found.items)} rows, {len(found.dropped)} dropped" for role, found in prepared.rows.items()),
+        *(
+            f"data         {role}: {len(found.items)} rows{' to be made first' if role in prepared.sketched else ''}, {len(found.dropped)} dropped"
+            + (f"; each is read {reads[role]:.1f} times" if reads.get(role, 0) > 1 else "")
+            for role, found in prepared.rows.items()
+        ),
         *_two_models(prepared.objective),
         f"steps        {prepared.steps} x {rows} rows of each role, lr {recipe.train.learning_rate:g}",
         *(f"passes       {line}" for line in passes.describe(stored=heavy)),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from temper.errors import ModelError, RecipeError
 from temper.recipe import Recipe
+from temper.unlearn.providing import Workshop
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -31,6 +32,8 @@ class Prepared:
         max_length: Tokens a row may have.
         substitutions: Role to rows with other responses, where the objective reads some.
         overlap: What the overlap check found.
+        provided: Role to what the providers of its sources made.
+        sketched: Roles whose rows are still to be made; in a plan only.
     """
 
     objective: Objective
@@ -42,11 +45,17 @@ class Prepared:
     max_length: int
     substitutions: dict[str, Substitution]
     overlap: dict[str, Any]
+    provided: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    sketched: frozenset[str] = frozenset()
 
     @property
     def n_layers(self) -> int:
         """Return how many blocks the model has."""
         return int(self.config.get_text_config().num_hidden_layers)
+
+    def reads(self) -> dict[str, float]:
+        """Return for each role that is no epoch's measure how often a row of it is read, on average; above 1 rows recycle."""
+        return {role: len(self.pairs) / len(rows.items) for role, rows in self.rows.items() if role != self.pairs.roles[0]}
 
     def name_of(self, role: str) -> str:
         """Return under which name the other responses of a role run: in its place, or beside it."""
@@ -86,7 +95,7 @@ def objective_of(recipe: Recipe) -> Objective:
             if role not in recipe.data:
                 problems.append(f"data.{role}: missing; objective {objective.name} reads the roles {read}.")
         for role in recipe.data:
-            if role not in objective.roles:
+            if role not in objective.roles and role not in objective.roles_unread:
                 problems.append(
                     f"data.{role}: objective {objective.name} does not read it. Remove it, or move it to evaluate.data."
                 )
@@ -111,13 +120,12 @@ def smoother_of(recipe: Recipe) -> Smoother | None:
     return recipe.smoother
 
 
-def _unstorable(objective: Objective) -> list[str]:
+def _unstorable(recipe: Recipe, objective: Objective) -> list[str]:
     """Return the needs under the weights from before that depend on more than the item."""
     from temper.train.engine import plan_of
-    from temper.unlearn.objective import Context
-    from temper.unlearn.training import can_be_stored
+    from temper.unlearn.training import can_be_stored, sketched_context
 
-    terms = objective.terms(Context(0, 1, lambda layer, what: layer, lambda *_: 1.0))
+    terms = objective.terms(sketched_context(width=1, topics_of=lambda role: [source.topic for source in recipe.data[role]]))
     return sorted(
         need
         for role, needs in plan_of(terms).roles.items()
@@ -148,11 +156,11 @@ def _check_combination(recipe: Recipe, objective: Objective) -> None:
         )
     if mode == "recompute" and getattr(objective, "distil", False):
         problems.append("train.reference: recompute has no model to ask: what is distilled is stored first. Use store or auto.")
-    if mode == "store" and (kept_out := _unstorable(objective)):
+    if mode == "store" and (kept_out := _unstorable(recipe, objective)):
         problems.append(
             f"train.reference: store cannot hold {', '.join(kept_out)}, which depends on padding. Use auto or recompute."
         )
-    if sharded and (needs := _unstorable(objective)):
+    if sharded and (needs := _unstorable(recipe, objective)):
         problems.append(
             f"train.sharding: fsdp2 reads what the model before gives from a store, which cannot hold {', '.join(needs)}. Use none, or another "
             "mask or form."
@@ -194,8 +202,12 @@ def _precision_problems(recipe: Recipe, dtype: str) -> list[str]:
     return problems
 
 
-def prepare(recipe: Recipe) -> Prepared:
-    """Read and check the data and the model's configuration; loads no weights.
+def prepare(recipe: Recipe, workshop: Workshop | None = None) -> Prepared:
+    """Read and check the data and the model's configuration; loads no weights but those that make rows.
+
+    Args:
+        recipe: The recipe.
+        workshop: Makes the rows of sources that name a provider; without one they are sketched where a model would write them.
 
     Raises:
         RecipeError: A section or a role is missing.
@@ -210,6 +222,7 @@ def prepare(recipe: Recipe) -> Prepared:
     from temper.unlearn.substitution import substitute
 
     objective = objective_of(recipe)
+    workshop = Workshop(recipe) if workshop is None else workshop
     assert recipe.train is not None
     if is_offset_folder(resolve_path(recipe.model.path, recipe.world)):
         raise ModelError(
@@ -230,9 +243,11 @@ def prepare(recipe: Recipe) -> Prepared:
             world=recipe.world,
             max_length=max_length,
             overflow=recipe.train.overflow,
+            make=workshop.make,
         )
         for role in objective.roles
     }
+    workshop.close()
     overlap: dict[str, Any] = {}
     if "forget" in rows and "retain" in rows:
         report = check_overlap(rows["forget"], rows["retain"], recipe.train.allow_overlap)
@@ -252,8 +267,10 @@ def prepare(recipe: Recipe) -> Prepared:
         length=steps * a_step,
         step=a_step,
         window=recipe.train.length_grouping,
+        turns=objective.turns([item.topic for item in rows["forget"].items]) if "forget" in rows else (),
     )
-    prepared = Prepared(objective, config, tokenizer, rows, pairs, steps, max_length, {}, overlap)
+    sketched = frozenset(workshop.sketched)
+    prepared = Prepared(objective, config, tokenizer, rows, pairs, steps, max_length, {}, overlap, workshop.facts, sketched)
     source = objective.alternatives
     assert isinstance(source, Alternatives)
     if not source.needs_model:

@@ -21,6 +21,7 @@ from temper.train.trainer import Spent
 from temper.unlearn.alternatives import Alternatives, Draft
 from temper.unlearn.card import model_card
 from temper.unlearn.prepare import Prepared, objective_of, prepare
+from temper.unlearn.providing import Workshop
 from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
 from temper.unlearn.substitution import substitute
 from temper.unlearn.training import Trained, context_of, fit, load_to_train, select
@@ -68,7 +69,7 @@ def unlearn(run: Run) -> Spent:
     assert recipe.train is not None
     torch.set_num_threads(recipe.train.threads)
     run.progress("read", 0, 1)
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, Workshop(recipe, run.folder, run.progress))
     run.progress("read", 1, 1)
     identity = _note_inputs(run, prepared)
     if run.stage_done("unlearn") and run.model_folder.is_dir():
@@ -80,6 +81,8 @@ def unlearn(run: Run) -> Spent:
         "family": prepared.objective.family,
         "overlap": prepared.overlap,
         "dropped": {role: len(part.dropped) for role, part in prepared.rows.items()},
+        "reads_of_a_row": {role: round(times, 2) for role, times in prepared.reads().items()},
+        **({"made": prepared.provided} if prepared.provided else {}),
         "processes": processes.count(),
     }
     if prepared.objective.result == "weights":
@@ -138,6 +141,8 @@ def _train(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[s
     _substitute_from_model(run, prepared, model)
     context = context_of(run.recipe, prepared, model)
     terms = prepared.objective.terms(context)
+    if context.facts:
+        run.log("objective", **context.facts)
     trained = fit(run, prepared, model, terms, identity=identity)
     facts |= {**context.facts, **trained.facts, "parameters": _parameters(run.recipe, prepared)}
     return trained

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +35,7 @@ from temper.unlearn.prepare import Prepared, dtype_of, smoother_of
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Trained", "context_of", "fit", "load_to_train", "needs_stored", "trains_cut", "used_rows"]
+__all__ = ["Trained", "context_of", "fit", "load_to_train", "needs_stored", "sketched_context", "trains_cut", "used_rows"]
 
 STORE_LIMIT: Final = 2**30
 """Bytes up to which distributions and activations of the model before are stored without being asked."""
@@ -111,13 +112,23 @@ def select(recipe: Recipe, model: Any) -> Any:
     return model
 
 
+def tokens_of(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
+    """Return word to the single tokens that are it, as it stands and after a blank; none where it takes several."""
+    found = {}
+    for word in words:
+        ids = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (word, f" {word}")]
+        unknown = tokenizer.unk_token_id
+        found[word] = sorted({row[0] for row in ids if len(row) == 1 and row[0] != unknown})
+    return found
+
+
 def context_of(recipe: Recipe, prepared: Prepared, model: nn.Module) -> Context:
     """Return what the objective may ask while it builds its terms."""
 
-    def median_token_norm(layer: int, role: str) -> float:
+    def median_token_norm(layer: int, role: str, topic: str) -> float:
         from temper.data.padding import pad_items
 
-        items = prepared.rows[role].items[:_LOOKED_AT]
+        items = [item for item in prepared.rows[role].items if item.topic == topic][:_LOOKED_AT]
         device = next(model.parameters()).device
         norms = []
         with torch.no_grad():
@@ -125,14 +136,38 @@ def context_of(recipe: Recipe, prepared: Prepared, model: nn.Module) -> Context:
                 batch = pad_items(items[start : start + 32], pad_id_of(prepared.tokenizer))
                 hidden_BLD, _ = run_trunk(model, layer, batch["input_ids"].to(device), batch["attention_mask"].to(device))
                 norms.append(hidden_BLD.float().norm(dim=-1)[batch["attention_mask"].to(device) == 1])
-        return float(torch.cat(norms).median())
+        median = float(torch.cat(norms).median())
+        if not math.isfinite(median):
+            raise ModelError(
+                f"the output of block {layer} on the {role} rows is {median}: the model gives no finite numbers, so nothing can be steered by its "
+                "norm. Check the model's weights."
+            )
+        return median
 
     return Context(
         seed=recipe.seed,
         hidden_size=int(prepared.config.get_text_config().hidden_size),
         check_layer=lambda layer, what: check_layer(model, layer, what),
         median_token_norm=median_token_norm,
+        topics_of=lambda role: [item.topic for item in prepared.rows[role].items],
+        token_ids=lambda words: tokens_of(prepared.tokenizer, words),
     )
+
+
+def sketched_context(
+    *,
+    seed: int = 0,
+    width: int,
+    topics_of: Callable[[str], Sequence[str]],
+    check: Callable[[int, str], int] | None = None,
+    prepared: Prepared | None = None,
+) -> Context:
+    """Return a context for terms that are only looked at: no model is asked, every norm is 1."""
+
+    def token_ids(words: Sequence[str]) -> dict[str, list[int]]:
+        return {word: [0] for word in words} if prepared is None else tokens_of(prepared.tokenizer, words)
+
+    return Context(seed, width, check or (lambda layer, what: layer), lambda *_: 1.0, topics_of, token_ids)
 
 
 def can_be_stored(need: str, role: str, terms: Sequence[LossTerm]) -> bool:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["CLOSE", "OPEN", "is_closed", "leaves_thought_open", "lenient_answer_is", "strict_answer", "trace_of"]
+if TYPE_CHECKING:
+    from temper.data import Item
+
+__all__ = [
+    "CLOSE",
+    "OPEN",
+    "is_closed",
+    "leaves_thought_open",
+    "lenient_answer_is",
+    "opening_of",
+    "strict_answer",
+    "thinks",
+    "trace_of",
+]
 
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"
@@ -14,6 +27,24 @@ CLOSE: Final = "</think>"
 def leaves_thought_open(prompt: str) -> bool:
     """Return whether a prompt ends inside a thought, so that the continuation starts with a trace."""
     return prompt.rfind(OPEN) > prompt.rfind(CLOSE)
+
+
+def thinks(item: Item) -> bool:
+    """Return whether a row's reference answer thinks: its response ends a thought."""
+    return CLOSE in item.response
+
+
+def opening_of(prompt: str, response: str) -> str:
+    """Return what must stand behind a prompt for a thought to be open: nothing if it is, else the tag as the row's response writes it.
+
+    Example:
+        >>> opening_of("Q <think>", " well</think> A"), opening_of("Q", "<think>\\nwell</think> A"), opening_of("Q", "A")
+        ('', '<think>', '<think>')
+    """
+    if leaves_thought_open(prompt):
+        return ""
+    before, tag, _ = response.partition(OPEN)
+    return before + tag if tag and not before.strip() else OPEN
 
 
 def is_closed(continuation: str) -> bool:

@@ -63,12 +63,17 @@ def masked_square_sum(hidden_BLD: torch.Tensor, target: torch.Tensor, mask_BL: t
     return ((square_BL * weights_BL).sum(dim=1) / weights_BL.sum(dim=1)).sum()
 
 
+def _mean_sum(values_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+    """Return Σ_b of the mean over each row's masked tokens, a scalar."""
+    return ((values_BL * mask_BL).sum(dim=1) / mask_BL.sum(dim=1)).sum()
+
+
 def token_targets_BLD(ref_hidden_BLD: torch.Tensor, control_D: torch.Tensor, factor: float) -> torch.Tensor:
     """Return k ‖h_0(t)‖ u for every token, u = the direction of the control vector, shape (B, L, D).
 
     Args:
         ref_hidden_BLD: h_0.
-        control_D: A vector other than 0.
+        control_D: Vectors other than 0, shape (D,) or (B, 1, D).
         factor: k.
 
     Example:
@@ -77,7 +82,9 @@ def token_targets_BLD(ref_hidden_BLD: torch.Tensor, control_D: torch.Tensor, fac
         >>> token_targets_BLD(torch.tensor([[[3.0, 4.0]]]), torch.tensor([0.5, 0.0]), 2.0).tolist()
         [[[10.0, 0.0]]]
     """
-    targets_BLD: torch.Tensor = factor * ref_hidden_BLD.norm(dim=-1, keepdim=True) * (control_D / control_D.norm())
+    targets_BLD: torch.Tensor = (
+        factor * ref_hidden_BLD.norm(dim=-1, keepdim=True) * (control_D / control_D.norm(dim=-1, keepdim=True))
+    )
     return targets_BLD
 
 
@@ -87,7 +94,8 @@ class Steer(LossTerm):
 
     Attributes:
         layer: ℓ, from 0.
-        control_D: c·u; with a factor its direction alone counts.
+        control_D: c·u, shape (D,), or (K, D), one for each topic; with a factor its direction alone counts.
+        topic_of: (rows of the role,), which of the K a row is steered to; None where there is one.
         mask: Which tokens are steered.
         factor: None for the length of `control_D`, or k for c(t) = k ‖h_0^ℓ(t)‖ (form recalled, not verified).
     """
@@ -96,6 +104,7 @@ class Steer(LossTerm):
     control_D: torch.Tensor = field(default_factory=lambda: torch.zeros(0), compare=False)
     mask: Mask = "labelled"
     factor: float | None = None
+    topic_of: torch.Tensor | None = field(default=None, compare=False)
     unit: ClassVar[Unit] = "rows"
     label: ClassVar[str] = "steer"
 
@@ -106,19 +115,25 @@ class Steer(LossTerm):
         return reference | {f"hidden:{self.layer}"}
 
     def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
-        """Return the sum over rows; logs the mean cosine to the control vector, the better sign of progress."""
+        """Return the sum over rows; logs cosine to the control vector and norm, the better signs of progress.
+
+        A few tokens with long states carry the loss itself, so that it can stand still while all others move.
+        """
         hidden_BLD = outputs.hidden[self.layer]
         mask_BL = token_mask_BL(batch, self.mask)
         control_D = self.control_D.to(hidden_BLD)
+        if self.topic_of is not None:
+            control_D = control_D[self.topic_of.to(batch.index.device)[batch.index]].unsqueeze(1)  # (B, 1, D)
         with torch.no_grad():
-            cosine_BL = torch.cosine_similarity(hidden_BLD.float(), control_D.float().expand_as(hidden_BLD), dim=-1)
-            cosine = ((cosine_BL * mask_BL).sum(dim=1) / mask_BL.sum(dim=1)).sum()
+            seen_BLD = hidden_BLD.float()
+            cosine = _mean_sum(torch.cosine_similarity(seen_BLD, control_D.float().expand_as(seen_BLD), dim=-1), mask_BL)
+            norm = _mean_sum(seen_BLD.norm(dim=-1), mask_BL)
         target = (
             control_D
             if self.factor is None
             else token_targets_BLD(cache.hidden[self.layer].to(hidden_BLD), control_D, self.factor)
         )
-        return TermValue(masked_square_sum(hidden_BLD, target, mask_BL), {"cosine": cosine})
+        return TermValue(masked_square_sum(hidden_BLD, target, mask_BL), {"cosine": cosine, "norm": norm})
 
 
 @dataclass(frozen=True)
@@ -137,5 +152,9 @@ class Anchor(LossTerm):
 
     def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
         """Return the sum over rows."""
-        total = masked_square_sum(outputs.hidden[self.layer], cache.hidden[self.layer], token_mask_BL(batch, self.mask))
-        return TermValue(total, {"moved": total.detach()})
+        hidden_BLD, mask_BL = outputs.hidden[self.layer], token_mask_BL(batch, self.mask)
+        before_BLD = cache.hidden[self.layer].to(hidden_BLD)
+        total = masked_square_sum(hidden_BLD, before_BLD, mask_BL)
+        with torch.no_grad():
+            cosine = _mean_sum(torch.cosine_similarity(hidden_BLD.float(), before_BLD.float(), dim=-1), mask_BL)
+        return TermValue(total, {"moved": total.detach(), "cosine": cosine})
