@@ -29,12 +29,12 @@ from temper.models.original import without_adapter
 from temper.models.tensorfile import TensorWriter, mapped
 from temper.models.trunk import run_trunk
 from temper.run import Progress
-from temper.train.losses.term import Batch, Positions, positions_BL, predicting_BL, token_nll_BL
+from temper.train.losses.term import Batch, LossTerm, Positions, positions_BL, predicting_BL, token_nll_BL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["RoleReference", "reference_of", "stored_bytes"]
+__all__ = ["RoleReference", "can_be_stored", "reference_of", "stored_bytes"]
 
 _ROW_NLL: Final = "ref_row_nll"
 
@@ -76,6 +76,12 @@ class RoleReference:
         for number, row in enumerate(rows):
             hidden_BLD[number, : len(row)] = row
         return hidden_BLD
+
+
+def can_be_stored(need: str, role: str, terms: Sequence[LossTerm]) -> bool:
+    """Return whether what a need names depends on the item alone, so that it can be kept by item."""
+    counts_padding = any(term.role == role and getattr(term, "mask", None) == "all" for term in terms)
+    return need.startswith(("ref_log_probs:", "ref_hidden:")) and not need.endswith(":all") and not counts_padding
 
 
 def _vectors_of(item: Item, need: str) -> int:

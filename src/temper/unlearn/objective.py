@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Objective", "RetainTerm", "TokenMask"]
 
 RetainTerm = Literal["nll", "kl", "embed", "ap", "none"]
-TokenMask = Literal["labelled", "answer", "nonpad", "all"]
+TokenMask = Literal["final", "labelled", "answer", "nonpad", "all"]
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Context:
         check_layer: Returns a layer counted from 0, or raises a ModelError that names the field.
         median_token_norm: (layer, role, topic) to the median norm of that block's output over the tokens of the role's rows about it.
         topics_of: Role to the topic of each of its rows.
+        closing_of: (mask, role) to the tokens of the closing tag where the mask is `final`, else none; refuses rows without it.
         token_ids: Words to the tokens that are one of them, with a blank before it or without.
         facts: What the objective found out; it goes into the run record.
     """
@@ -57,6 +58,7 @@ class Context:
     check_layer: Callable[[int, str], int]
     median_token_norm: Callable[[int, str, str], float]
     topics_of: Callable[[str], Sequence[str]]
+    closing_of: Callable[[TokenMask, str], tuple[int, ...]]
     token_ids: Callable[[Sequence[str]], dict[str, list[int]]]
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -80,6 +82,7 @@ class Objective(NamedSettings):
     retain_weight: float = Field(1.0, ge=0, description="α, the weight of the retain term.")
     retain_term: RetainTerm = Field("nll", description="What holds the retain rows: nll, kl, embed, ap or none.")
     retain_mask: TokenMask = Field("nonpad", description="Which retain positions kl and embed count.")
+    close_tag: str = Field("</think>", min_length=1, description="What ends a thought, where a mask is final.")
     retain_layer: int | None = Field(None, description="The block that embed holds, from 0; negative counts from the end.")
     retain_beta: float = Field(0.1, gt=0, description="β of ap.")
     alternatives: Named = Field(
@@ -97,8 +100,10 @@ class Objective(NamedSettings):
 
     @model_validator(mode="after")
     def _retain_term_is_whole(self) -> Objective:
-        if self.retain_term == "kl" and self.retain_mask == "answer":
-            raise ValueError("retain_mask: answer is for retain_term embed; kl counts labelled, nonpad or all positions")
+        if self.retain_term == "kl" and self.retain_mask in ("answer", "final"):
+            raise ValueError(
+                f"retain_mask: {self.retain_mask} is for retain_term embed; kl counts labelled, nonpad or all positions"
+            )
         if self.retain_term == "embed" and self.held_layer() is None:
             raise ValueError("retain_layer: needed with retain_term embed; give the block to hold, counted from 0")
         return self
@@ -180,7 +185,7 @@ class Objective(NamedSettings):
         if self.retain_term == "kl":
             from temper.train.losses.kl import KL
 
-            assert self.retain_mask != "answer"
+            assert self.retain_mask != "answer" and self.retain_mask != "final"
             return [KL("retain", weight, mask=self.retain_mask)]
         if self.retain_term == "embed":
             from temper.train.losses.activation import Anchor
@@ -188,7 +193,8 @@ class Objective(NamedSettings):
             layer = self.held_layer()
             assert layer is not None
             place = context.check_layer(layer, "method.retain_layer")
-            return [Anchor("retain", weight, layer=place, mask=self.retain_mask)]
+            closing = context.closing_of(self.retain_mask, "retain")
+            return [Anchor("retain", weight, layer=place, mask=self.retain_mask, closing=closing)]
         if self.retain_term == "ap":
             from temper.train.losses.preservation import AnswerPreservation
 

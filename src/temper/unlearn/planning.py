@@ -48,7 +48,9 @@ def plan(recipe: Recipe) -> Plan:
     from temper.models.trunk import check_layer, freeze_above
     from temper.train.arguments import rows_per_step
     from temper.train.engine import plan_of
-    from temper.unlearn.training import needs_stored, sketched_context, trains_cut, used_rows
+    from temper.unlearn.context import sketched_context
+    from temper.unlearn.references import needs_stored, used_rows
+    from temper.unlearn.training import trains_cut
 
     refuse_unbuilt_world(recipe)
     prepared = prepare(recipe)

@@ -123,7 +123,8 @@ def smoother_of(recipe: Recipe) -> Smoother | None:
 def _unstorable(recipe: Recipe, objective: Objective) -> list[str]:
     """Return the needs under the weights from before that depend on more than the item."""
     from temper.train.engine import plan_of
-    from temper.unlearn.training import can_be_stored, sketched_context
+    from temper.train.reference import can_be_stored
+    from temper.unlearn.context import sketched_context
 
     terms = objective.terms(sketched_context(width=1, topics_of=lambda role: [source.topic for source in recipe.data[role]]))
     return sorted(

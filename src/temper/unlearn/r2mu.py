@@ -102,6 +102,7 @@ class R2MU(RMU):
             terms.append(steering.term("trace", self.trace_weight, layer, self.trace_mask))
             context.facts["trace_mask"] = self.trace_mask
         if self.reasoning_weight > 0:
-            terms.append(Anchor("reasoning", self.reasoning_weight, layer=layer, mask=self.reasoning_mask))
+            closing = context.closing_of(self.reasoning_mask, "reasoning")
+            terms.append(Anchor("reasoning", self.reasoning_weight, layer=layer, mask=self.reasoning_mask, closing=closing))
             context.facts["reasoning_mask"] = self.reasoning_mask
         return terms

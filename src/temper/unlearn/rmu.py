@@ -10,7 +10,8 @@
 | α | retain_weight | weight of the anchor |
 
 Which tokens are steered decides what is forgotten. With `answer`, the answer is gone and a reasoning trace may still state the fact;
-with `nonpad` the model learns to fire on the question's words too. The mask is stated in every record of a run.
+with `nonpad` the model learns to fire on the question's words too; with `final`, on rows that think, the trace is left alone and only what
+follows it is steered. The mask is stated in every record of a run.
 
 Sources of the forget role that name a `topic` have a direction and a length of their own. Rows about all topics share a step, or
 topics take turns (`topic_order: alternate`, the published loop: step i is about topic i mod n).
@@ -127,8 +128,10 @@ class Steering:
 
         from temper.train.losses.activation import Steer
 
+        closing = self._context.closing_of(mask, role)
         if len(self.topics) == 1:
-            return Steer(role, weight, layer=layer, control_D=self.control_KD[0], mask=mask, factor=self.factor)
+            control_D = self.control_KD[0]
+            return Steer(role, weight, layer=layer, control_D=control_D, mask=mask, factor=self.factor, closing=closing)
         topics = self._context.topics_of(role)
         if unknown := sorted(set(topics) - set(self.topics)):
             raise DataError(
@@ -136,7 +139,16 @@ class Steering:
                 f"{', '.join(self.topics)}."
             )
         places = torch.tensor([self.topics.index(topic) for topic in topics])
-        return Steer(role, weight, layer=layer, control_D=self.control_KD, mask=mask, factor=self.factor, topic_of=places)
+        return Steer(
+            role,
+            weight,
+            layer=layer,
+            control_D=self.control_KD,
+            mask=mask,
+            factor=self.factor,
+            topic_of=places,
+            closing=closing,
+        )
 
 
 class RMU(Objective):

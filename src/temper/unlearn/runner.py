@@ -20,11 +20,12 @@ from temper.train.losses.kl import KL
 from temper.train.trainer import Spent
 from temper.unlearn.alternatives import Alternatives, Draft
 from temper.unlearn.card import model_card
+from temper.unlearn.context import context_of
 from temper.unlearn.prepare import Prepared, objective_of, prepare
 from temper.unlearn.providing import Workshop
 from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
 from temper.unlearn.substitution import substitute
-from temper.unlearn.training import Trained, context_of, fit, load_to_train, select
+from temper.unlearn.training import Trained, fit, load_to_train, select
 
 __all__ = ["run", "unlearn"]
 
@@ -139,7 +140,7 @@ def _weights_of(path: str, recipe: Recipe) -> str | None:
 def _train(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[str, Any]) -> Trained:
     model = load_to_train(run.recipe, prepared)
     _substitute_from_model(run, prepared, model)
-    context = context_of(run.recipe, prepared, model)
+    context = context_of(run.recipe.seed, prepared, model)
     terms = prepared.objective.terms(context)
     if context.facts:
         run.log("objective", **context.facts)

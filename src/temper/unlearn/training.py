@@ -4,44 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from temper import processes
 from temper.draws import key_of
 from temper.errors import ModelError
-from temper.files import cache_folder
 from temper.models.cut import load_cut
 from temper.models.load import load_model, pad_id_of
 from temper.models.selection import Selection, selection_of
-from temper.models.trunk import check_layer, freeze_above, run_trunk
+from temper.models.trunk import freeze_above
 from temper.recipe import Recipe
 from temper.registry import resolve
 from temper.run import Run
 from temper.train.dual import DualAscent
 from temper.train.engine import Engine, Plan, count_units, plan_of
 from temper.train.losses.term import LossTerm
-from temper.train.reference import RoleReference, reference_of, stored_bytes
+from temper.train.reference import RoleReference
 from temper.train.sharding import local_numel, shard
 from temper.train.stopping import RetainFloor, Stopped
 from temper.train.trainer import Extras, Spent, train_roles
-from temper.unlearn.objective import Context
-from temper.unlearn.prepare import Prepared, dtype_of, smoother_of
+from temper.unlearn.prepare import Prepared, smoother_of
+from temper.unlearn.references import needs_stored, references_of, used_rows
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
-__all__ = ["Trained", "context_of", "fit", "load_to_train", "needs_stored", "sketched_context", "trains_cut", "used_rows"]
-
-STORE_LIMIT: Final = 2**30
-"""Bytes up to which distributions and activations of the model before are stored without being asked."""
-
-_LOOKED_AT = 256
-"""Rows from which the median token norm is taken."""
+__all__ = ["Trained", "fit", "load_to_train", "trains_cut"]
 
 
 @dataclasses.dataclass
@@ -112,146 +104,6 @@ def select(recipe: Recipe, model: Any) -> Any:
     return model
 
 
-def tokens_of(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
-    """Return word to the single tokens that are it, as it stands and after a blank; none where it takes several."""
-    found = {}
-    for word in words:
-        ids = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (word, f" {word}")]
-        unknown = tokenizer.unk_token_id
-        found[word] = sorted({row[0] for row in ids if len(row) == 1 and row[0] != unknown})
-    return found
-
-
-def context_of(recipe: Recipe, prepared: Prepared, model: nn.Module) -> Context:
-    """Return what the objective may ask while it builds its terms."""
-
-    def median_token_norm(layer: int, role: str, topic: str) -> float:
-        from temper.data.padding import pad_items
-
-        items = [item for item in prepared.rows[role].items if item.topic == topic][:_LOOKED_AT]
-        device = next(model.parameters()).device
-        norms = []
-        with torch.no_grad():
-            for start in range(0, len(items), 32):
-                batch = pad_items(items[start : start + 32], pad_id_of(prepared.tokenizer))
-                hidden_BLD, _ = run_trunk(model, layer, batch["input_ids"].to(device), batch["attention_mask"].to(device))
-                norms.append(hidden_BLD.float().norm(dim=-1)[batch["attention_mask"].to(device) == 1])
-        median = float(torch.cat(norms).median())
-        if not math.isfinite(median):
-            raise ModelError(
-                f"the output of block {layer} on the {role} rows is {median}: the model gives no finite numbers, so nothing can be steered by its "
-                "norm. Check the model's weights."
-            )
-        return median
-
-    return Context(
-        seed=recipe.seed,
-        hidden_size=int(prepared.config.get_text_config().hidden_size),
-        check_layer=lambda layer, what: check_layer(model, layer, what),
-        median_token_norm=median_token_norm,
-        topics_of=lambda role: [item.topic for item in prepared.rows[role].items],
-        token_ids=lambda words: tokens_of(prepared.tokenizer, words),
-    )
-
-
-def sketched_context(
-    *,
-    seed: int = 0,
-    width: int,
-    topics_of: Callable[[str], Sequence[str]],
-    check: Callable[[int, str], int] | None = None,
-    prepared: Prepared | None = None,
-) -> Context:
-    """Return a context for terms that are only looked at: no model is asked, every norm is 1."""
-
-    def token_ids(words: Sequence[str]) -> dict[str, list[int]]:
-        return {word: [0] for word in words} if prepared is None else tokens_of(prepared.tokenizer, words)
-
-    return Context(seed, width, check or (lambda layer, what: layer), lambda *_: 1.0, topics_of, token_ids)
-
-
-def can_be_stored(need: str, role: str, terms: Sequence[LossTerm]) -> bool:
-    """Return whether what a need names depends on the item alone, so that it can be kept by item."""
-    counts_padding = any(term.role == role and getattr(term, "mask", None) == "all" for term in terms)
-    return need.startswith(("ref_log_probs:", "ref_hidden:")) and not need.endswith(":all") and not counts_padding
-
-
-def bytes_of(prepared: Prepared, needs: Mapping[str, frozenset[str]], used: Mapping[str, list[int]], recipe: Recipe) -> int:
-    """Return the bytes that storing some needs of roles takes."""
-    rows, config = prepared.all_rows(), prepared.config.get_text_config()
-    return sum(
-        stored_bytes(
-            [rows[role].items[place] for place in used[role]],
-            wanted,
-            vocabulary=int(config.vocab_size),
-            width=int(config.hidden_size),
-            itemsize=2 if dtype_of(recipe, prepared.config) in ("bfloat16", "float16") else 4,
-        )
-        for role, wanted in needs.items()
-    )
-
-
-def needs_stored(
-    recipe: Recipe, prepared: Prepared, terms: Sequence[LossTerm], used: dict[str, list[int]]
-) -> tuple[dict[str, frozenset[str]], int]:
-    """Return role to what is computed once and stored, and the bytes that takes; what is not among it is computed at each step."""
-    assert recipe.train is not None
-    plan, mode = plan_of(terms), recipe.train.reference
-    chosen: dict[str, frozenset[str]] = {}
-    total = 0
-    for role, needs in plan.roles.items():
-        heavy = frozenset(need for need in needs if can_be_stored(need, role, terms))
-        size = bytes_of(prepared, {role: heavy}, used, recipe)
-        pays = size <= STORE_LIMIT and len(prepared.pairs) > len(used[role])
-        keep = mode == "store" or recipe.train.sharding == "fsdp2" or (mode == "auto" and pays)
-        chosen[role] = (needs & {"ref_row_nll"}) | (heavy if keep else frozenset())
-        total += size if keep else 0
-    return {role: needs for role, needs in chosen.items() if needs}, total
-
-
-def used_rows(prepared: Prepared) -> dict[str, list[int]]:
-    """Return for each name of a batch the places of the rows that the run reads."""
-    dataset = prepared.dataset()
-    seen: dict[str, set[int]] = {}
-    for index in range(len(dataset)):
-        for role, row in dataset[index].items():
-            seen.setdefault(role, set()).add(row)
-    return {role: sorted(places) for role, places in seen.items()}
-
-
-def _store(run: Run, identity: dict[str, Any]) -> Path:
-    """Return where references are kept."""
-    # without a hash of the weights another model could be mistaken for this one, so the store stays in the run
-    return cache_folder() / "reference" if identity.get("weights") else run.folder / "reference"
-
-
-def _references(
-    run: Run,
-    prepared: Prepared,
-    teacher: Any,
-    needs: dict[str, frozenset[str]],
-    used: dict[str, list[int]],
-    identity: dict[str, Any],
-) -> dict[str, RoleReference]:
-    """Return what the weights from before give; the first process computes what no store holds."""
-    rows = prepared.all_rows()
-    folder = _store(run, identity)
-    with processes.first_goes_ahead():
-        return {
-            role: reference_of(
-                teacher,
-                rows[role].items,
-                used[role],
-                wanted,
-                pad_id=pad_id_of(prepared.tokenizer),
-                identity=identity,
-                folder=folder,
-                progress=run.progress,
-            )
-            for role, wanted in needs.items()
-        }
-
-
 def _gradients(
     prepared: Prepared, model: Any, terms: Sequence[LossTerm], references: dict[str, RoleReference], batch_size: int
 ) -> Callable[[], Iterator[tuple[str, torch.Tensor]]]:
@@ -320,7 +172,7 @@ def fit(
     needs, _ = needs_stored(recipe, prepared, terms, used)
     if teacher is not None:
         needs = {role: frozenset(need for need in wanted if need.startswith("ref_")) for role, wanted in plan.roles.items()}
-    references = _references(run, prepared, model if teacher is None else teacher, needs, used, identity)
+    references = references_of(run, prepared, model if teacher is None else teacher, needs, used, identity)
     masks = None
     if selection.has_masks:
         masks = selection.masks(model, _gradients(prepared, model, terms, references, recipe.train.batch_size))

@@ -9,7 +9,8 @@ With `Steer(factor=k)` the length follows the token: c(t) = k ‖h_0^ℓ(t)‖, 
 are moved as far, in proportion, as those with short ones (adaptive RMU).
 
 Which tokens count decides what is forgotten, so it is stated with every result:
-`labelled` the scored tokens; `answer` those and the positions that predict them; `nonpad` every token, the question too;
+`final` the last closing tag of a thought and all after it; `labelled` the scored tokens; `answer` those and the positions that predict
+them; `nonpad` every token, the question too;
 `all` padding as well, as in the official code (for parity only: results then depend on what shares a batch).
 
 Source: Li et al., The WMDP Benchmark (2024), section 4, and its code. The form of the adaptive length is recalled from
@@ -18,6 +19,7 @@ Huu-Tien et al., On Effects of Steering Latent Representation for LLM Unlearning
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -27,11 +29,19 @@ from temper.train.losses.term import Batch, Cache, LossTerm, Outputs, TermValue,
 
 __all__ = ["Anchor", "Mask", "Steer", "masked_square_sum", "token_mask_BL", "token_targets_BLD"]
 
-Mask = Literal["labelled", "answer", "nonpad", "all"]
+Mask = Literal["final", "labelled", "answer", "nonpad", "all"]
 
 
-def token_mask_BL(batch: Batch, mask: Mask) -> torch.Tensor:
-    """Return True at the tokens that count, shape (B, L)."""
+def token_mask_BL(batch: Batch, mask: Mask, closing: Sequence[int] = ()) -> torch.Tensor:
+    """Return True at the tokens that count, shape (B, L).
+
+    Args:
+        batch: The rows.
+        mask: Which tokens.
+        closing: The tokens of the closing tag, for `final`; every row must hold them.
+    """
+    if mask == "final":
+        return from_last_BL(batch.input_ids, closing) & (batch.attention_mask == 1)
     if mask == "labelled":
         return labelled_BL(batch)
     if mask == "answer":
@@ -39,6 +49,20 @@ def token_mask_BL(batch: Batch, mask: Mask) -> torch.Tensor:
     if mask == "nonpad":
         return batch.attention_mask == 1
     return torch.ones_like(batch.labels, dtype=torch.bool)
+
+
+def from_last_BL(input_ids_BL: torch.Tensor, sequence: Sequence[int]) -> torch.Tensor:
+    """Return True from the last place at which a sequence of tokens starts in a row, False in a row without it, shape (B, L).
+
+    Example:
+        >>> from_last_BL(torch.tensor([[5, 9, 5, 9, 3]]), [5, 9]).tolist()
+        [[False, False, True, True, True]]
+    """
+    starts_BL = torch.ones_like(input_ids_BL, dtype=torch.bool)
+    for offset, token in enumerate(sequence):
+        starts_BL &= torch.nn.functional.pad(input_ids_BL[:, offset:] == token, (0, offset))
+    later_BL = starts_BL.flip(1).cumsum(dim=1).flip(1)  # starts at or behind each place
+    return (later_BL == 0) & starts_BL.any(dim=1, keepdim=True) | (starts_BL & (later_BL == 1))
 
 
 def masked_square_sum(hidden_BLD: torch.Tensor, target: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
@@ -95,6 +119,7 @@ class Steer(LossTerm):
     Attributes:
         layer: ℓ, from 0.
         control_D: c·u, shape (D,), or (K, D), one for each topic; with a factor its direction alone counts.
+        closing: The tokens of the closing tag, for the mask `final`.
         topic_of: (rows of the role,), which of the K a row is steered to; None where there is one.
         mask: Which tokens are steered.
         factor: None for the length of `control_D`, or k for c(t) = k ‖h_0^ℓ(t)‖ (form recalled, not verified).
@@ -105,6 +130,7 @@ class Steer(LossTerm):
     mask: Mask = "labelled"
     factor: float | None = None
     topic_of: torch.Tensor | None = field(default=None, compare=False)
+    closing: tuple[int, ...] = ()
     unit: ClassVar[Unit] = "rows"
     label: ClassVar[str] = "steer"
 
@@ -120,7 +146,7 @@ class Steer(LossTerm):
         A few tokens with long states carry the loss itself, so that it can stand still while all others move.
         """
         hidden_BLD = outputs.hidden[self.layer]
-        mask_BL = token_mask_BL(batch, self.mask)
+        mask_BL = token_mask_BL(batch, self.mask, self.closing)
         control_D = self.control_D.to(hidden_BLD)
         if self.topic_of is not None:
             control_D = control_D[self.topic_of.to(batch.index.device)[batch.index]].unsqueeze(1)  # (B, 1, D)
@@ -142,6 +168,7 @@ class Anchor(LossTerm):
 
     layer: int = 0
     mask: Mask = "nonpad"
+    closing: tuple[int, ...] = ()
     unit: ClassVar[Unit] = "rows"
     label: ClassVar[str] = "anchor"
 
@@ -152,7 +179,7 @@ class Anchor(LossTerm):
 
     def __call__(self, outputs: Outputs, batch: Batch, cache: Cache) -> TermValue:
         """Return the sum over rows."""
-        hidden_BLD, mask_BL = outputs.hidden[self.layer], token_mask_BL(batch, self.mask)
+        hidden_BLD, mask_BL = outputs.hidden[self.layer], token_mask_BL(batch, self.mask, self.closing)
         before_BLD = cache.hidden[self.layer].to(hidden_BLD)
         total = masked_square_sum(hidden_BLD, before_BLD, mask_BL)
         with torch.no_grad():
