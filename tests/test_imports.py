@@ -85,7 +85,7 @@ HEAVY = {"torch", "transformers", "datasets", "peft", "matplotlib", "scipy", "sk
     [
         "import temper",
         "import temper.cli.app",
-        "from temper import assess, data, models, recipe, report, train, unlearn, world",
+        "from temper import assess, data, models, reason, recipe, report, train, unlearn, world",
         "from temper import recipe; recipe.load('tiny/npo.yaml')",
         "from temper import recipe; recipe.json_schema()",
     ],

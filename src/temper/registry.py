@@ -79,12 +79,16 @@ _TABLE: Final[dict[str, dict[str, str]]] = {
     "schedule": {"sum": "temper.train.schedule:SumSchedule"},
     "metric": {
         "answer_accuracy": "temper.assess.metrics.answer_accuracy:AnswerAccuracy",
+        "choice_accuracy": "temper.assess.metrics.choice_accuracy:ChoiceAccuracy",
         "exact_memorization": "temper.assess.metrics.exact_memorization:ExactMemorization",
         "extraction_strength": "temper.assess.metrics.extraction_strength:ExtractionStrength",
+        "final_answer": "temper.assess.metrics.final_answer:FinalAnswer",
         "membership": "temper.assess.metrics.membership:Membership",
         "probability": "temper.assess.metrics.probability:Probability",
         "rouge": "temper.assess.metrics.rouge:Rouge",
+        "trace_category": "temper.assess.metrics.trace_category:TraceCategory",
         "trace_leak": "temper.assess.metrics.trace_leak:TraceLeak",
+        "trace_perplexity": "temper.assess.metrics.trace_perplexity:TracePerplexity",
     },
 }
 
@@ -111,7 +115,7 @@ SYSTEMS: Final[tuple[System, ...]] = (
         "R2MU",
         "forgetting in reasoning traces, not only answers, with reasoning kept",
         "temper.unlearn",
-        "RMU on the trunk; trace leak measured",
+        "R2MU with its baselines (RMU, zero-thinking, reflection-token penalty, v0); trace providers; leak judges, decoding modes, probes",
     ),
     System("WAGLE", "attribution of the weights that forget; masked training of those", "temper.unlearn", ""),
     System("SPUNGE", "split forget data by attribute, unlearn apart, merge", "temper.unlearn", ""),

@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 
+from temper import assess
+from temper.assess import scoring
 from temper.assess.measure import Answers
 from temper.assess.records import Record
 from temper.data import Item
+from temper.recipe import dump, from_dict
 from tests.data.tokenizers import make_tokenizer
 
 PEOPLE = ["Ada", "Bo", "Cy", "Dot", "Eve", "Fay", "Gus", "Hal"]
@@ -89,3 +92,40 @@ def recipe_document(folder, *, roles=("forget", "trace", "holdout", "neighbour",
             **evaluate,
         },
     }
+
+
+def write_people(path, *, thinks, **columns):
+    """Write one question a person, each its own group."""
+    rows = []
+    for number, (name, town) in enumerate(zip(PEOPLE, TOWNS, strict=True)):
+        row = {
+            "id": f"{path.stem}/{number}",
+            "prompt": f"Where was {name} born?",
+            "prefill": "<think>" if thinks else "<think></think>",
+            "response": f" {name} was born in {town}.</think> {town}" if thinks else f" {town}",
+            "answer": town,
+            "statements": [f"{name} was born in {town}."],
+            "entity": number,
+        }
+        if not thinks:
+            row["perturbed"] = [f" {other}" for other in TOWNS if other != town][:3]
+        rows.append(row | columns)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def judged_people(folder, document=None, **evaluate):
+    """Return the run folder of a recipe that judges a model on direct and thinking questions about people."""
+    document = document or recipe_document(folder, roles=("forget", "trace"), **evaluate)
+    write_people(folder / "forget.jsonl", thinks=False)
+    write_people(folder / "trace.jsonl", thinks=True)
+    (folder / "recipe.yaml").write_text(dump(from_dict(document)))
+    return assess.given(str(folder / "recipe.yaml"), [], folder / "run")
+
+
+def counted(monkeypatch):
+    """Return a list that grows with the path of every model that an assessment loads."""
+    calls = []
+    original = scoring.load_model
+    monkeypatch.setattr(scoring, "load_model", lambda path, **kwargs: (calls.append(path), original(path, **kwargs))[1])
+    return calls

@@ -236,9 +236,11 @@ def test_progress_counts_up_to_its_total(folder):
     seen = []
     run_folder = judged(folder)
     assess.run(run_folder, progress=lambda stage, done, total, note: seen.append((stage, done, total, note)))
-    assert seen[-1][1] == seen[-1][2] == 2 * 3 * 5 * len(PEOPLE)
+    # three models, five roles: records, continuations, and the original's reading of every trace
+    assert seen[-1][1] == seen[-1][2] == (2 + 1) * 3 * 5 * len(PEOPLE)
     assert [done for _, done, _, _ in seen] == sorted(done for _, done, _, _ in seen)
-    assert {note for *_, note in seen} == {"unlearned", "original", "gold"}
+    models = {"unlearned", "original", "gold"}
+    assert {note for *_, note in seen} == models | {f"traces of {model}" for model in models}
 
 
 def test_an_unlearned_run_is_judged_with_its_cost(folder):

@@ -133,6 +133,33 @@ def test_a_failure_while_running_is_code_three(folder):
     assert code == 3 and "the loss became" in err
 
 
+def test_traces_writes_the_file_and_shows_what_the_traces_look_like(folder):
+    given = [folder / "forget.jsonl", "until=end", "max_new_tokens=8", "--model", folder / "model", "--out", folder / "t.jsonl"]
+    code, out, err = call("traces", *given)
+    rows = [json.loads(line) for line in (folder / "t.jsonl").read_text().splitlines()]
+    assert code == 0 and "4 of 4 documents" in out and str(folder / "t.jsonl") in out and "traces: 4/4" in err
+    assert [row["document"] for row in rows] == [f"forget{n}" for n in range(4)]
+    code, out, _ = call("traces", *given, "--json")
+    assert code == 0 and json.loads(out)["traces"] == 4 and json.loads(out)["file"] == str(folder / "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["overlap=600", "--model", "model"], "overlap = 600: must be below segment_tokens = 512"),
+        (["--segments-per-doc", "2", "--model", "model"], "is a question, which is not cut into segments"),
+        (["temprature=1", "--model", "model"], "did you mean 'temperature'?"),
+        (["--provider", "trace_column", "column=chain", "--model", "model"], "column 'chain' is not there"),
+        (["--model", "modle"], "did you mean 'model'?"),
+        ([], "--model is missing"),
+    ],
+)
+def test_traces_of_wrong_input_are_code_two_with_one_clear_message(folder, monkeypatch, given, message):
+    monkeypatch.chdir(folder)
+    code, out, err = call("traces", "forget.jsonl", *given)
+    assert code == 2 and message in err and out == "" and "Traceback" not in err and not (folder / "traces.jsonl").exists()
+
+
 def test_an_unforeseen_error_shows_no_traceback_unless_asked(folder, monkeypatch):
     import temper.unlearn.planning as planning
 
@@ -148,6 +175,7 @@ def test_every_verb_has_help_with_an_example():
     verbs = [
         "demo",
         "world build",
+        "traces",
         "unlearn",
         "assess",
         "compare",

@@ -235,6 +235,39 @@ def test_shared_runs_of_thirteen_words_are_reported():
     assert (report.exact, report.ngram_share) == (0, 0.5)
 
 
+def test_a_response_that_was_cut_has_no_end_token():
+    source = DataSource(path="x", whole="whole")
+    row = {"prompt": "Where?", "response": " London"}
+    found = encoded([{**row, "whole": True}, {**row, "whole": False}, row], source=source).items
+    end = PLAIN.eos_token_id
+    assert [item.input_ids.count(end) for item in found] == [1, 0, 1]
+    assert found[1].input_ids == found[0].input_ids[:-1] and found[1].labels == found[0].labels[:-1]
+
+
+def test_a_turn_that_was_cut_does_not_end_and_a_text_does_not_either():
+    source = DataSource(path="x", whole="whole")
+    (turn,) = encoded([{"prompt": "Where?", "response": " London</s>", "whole": False}], CHAT, source).items
+    (text,) = encoded([{"text": "The old library.", "whole": False}], source=source).items
+    assert CHAT.decode(scored(turn)) == " London" and PLAIN.decode(text.input_ids) == "<s>The old library."
+
+
+def test_without_a_column_that_says_so_no_response_was_cut():
+    (item,) = encoded([{"prompt": "Where?", "response": " London", "whole": False}]).items
+    assert item.input_ids[-1] == PLAIN.eos_token_id
+
+
+def test_rows_know_their_document_and_their_topic():
+    source = DataSource(path="x", document="cut_from", topic="bio")
+    rows = [{"text": "a", "cut_from": "first"}, {"text": "b", "cut_from": ""}, {"text": "c"}]
+    assert [(item.document, item.topic) for item in encoded(rows, source=source).items] == [
+        ("first", "bio"),
+        ("1", "bio"),
+        ("2", "bio"),
+    ]
+    (plain,) = encoded([{"text": "a", "document": "first"}]).items
+    assert (plain.document, plain.topic) == ("0", "default")
+
+
 words = st.text(alphabet="abc dwhere?.é\n<>/s", min_size=0, max_size=20)
 
 

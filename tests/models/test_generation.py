@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chi2
 
 from temper.errors import InputError
-from temper.models.generation import cut_at_end, cut_at_stop, generate, prompt_ids, sample
+from temper.models.generation import continuations, cut_at_end, cut_at_stop, generate, prompt_ids, prompt_keys, sample
 from tests.data.tokenizers import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -250,3 +250,69 @@ def test_the_first_stop_text_counts_whatever_their_order():
 def test_settings_of_sampling_that_cannot_be_are_refused(model, changes, said):
     with pytest.raises(InputError, match=said):
         drawn(model, PROMPTS, **changes)
+
+
+def test_a_continuation_says_what_ended_it_and_how_many_tokens_it_has(model):
+    letters = [TOKENIZER.convert_tokens_to_ids(letter) for letter in "etaoin"]
+    speaking(model, [*letters, 2], after=TOKENIZER("Ada?")["input_ids"][-1])
+
+    def found(**settings):
+        (one,) = continuations(model, TOKENIZER, ["Ada?"], **{"max_new_tokens": 20, "batch_size": 1, **settings})
+        return one.text, one.tokens, one.stopped_by, one.stop
+
+    assert found() == ("etaoin", 6, "end", "")
+    assert found(max_new_tokens=6) == ("etaoin", 6, "length", "")
+    assert found(stop=["oi", "ta"]) == ("e", 3, "stop", "ta")
+    assert found(stop=["ta", "tao"]) == ("e", 3, "stop", "ta")
+    assert found(stop=["in"], max_new_tokens=6) == ("etao", 6, "stop", "in")
+    assert found(stop=["no"]) == ("etaoin", 6, "end", "")
+
+
+@pytest.mark.parametrize("changes", [{}, {"pad": False}, {"eos": False}])
+def test_a_row_that_stops_early_counts_its_own_tokens_whatever_its_batch_does(model, changes):
+    tokenizer = make_tokenizer(**changes)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "etaoin"]
+    speaking(model, letters, after=tokenizer("Ada?")["input_ids"][-1])
+    alone, beside = (
+        continuations(model, tokenizer, prompts, max_new_tokens=12, batch_size=2, stop=["oi"])
+        for prompts in (["Ada?"], ["Ada?", "In London"])
+    )
+    assert alone[0] == beside[0] and alone[0].stopped_by == "stop" and alone[0].tokens == 5
+
+
+def test_greedy_stop_texts_save_steps_and_change_nothing_before_them(model):
+    steps = []
+    handle = model.register_forward_pre_hook(lambda m, a: steps.append(1))
+    free = generate(model, TOKENIZER, ["In"], max_new_tokens=40, batch_size=1)[0]
+    without = len(steps)
+    stop = free[len(free) // 3 : len(free) // 3 + 4]
+    assert generate(model, TOKENIZER, ["In"], max_new_tokens=40, batch_size=1, stop=[stop]) == [free[: free.index(stop)]]
+    handle.remove()
+    assert len(steps) - without < without
+
+
+def test_a_stop_text_is_found_when_its_characters_are_split_over_tokens(model):
+    tokens = TOKENIZER("na😀é", add_special_tokens=False)["input_ids"]
+    assert len(tokens) > len("na😀é")
+    speaking(model, [*tokens, 2], after=TOKENIZER("Ada?")["input_ids"][-1])
+    (one,) = continuations(model, TOKENIZER, ["Ada?"], max_new_tokens=20, batch_size=1, stop=["😀"])
+    assert (one.text, one.stopped_by, one.tokens) == ("na", "stop", len(TOKENIZER("na😀", add_special_tokens=False)["input_ids"]))
+
+
+def test_continuations_drawn_in_parts_under_the_names_of_the_whole_are_those_of_the_whole(model):
+    prompts = ["In", "Where?", "In"]
+    settings = {"max_new_tokens": 8, "batch_size": 2, "temperature": 1.0, "seed": 3}
+    whole = continuations(model, TOKENIZER, prompts, **settings)
+    keys = prompt_keys(prompt_ids(TOKENIZER, prompts))
+    parts = [
+        continuations(model, TOKENIZER, [prompt], keys=[key], **settings)[0] for prompt, key in zip(prompts, keys, strict=True)
+    ]
+    assert parts == whole and whole[0] != whole[2]
+    assert [one.text for one in whole[:2]] == [texts[0] for texts in drawn(model, prompts[:2], samples=1, seed=3)]
+
+
+@pytest.mark.parametrize("changes", [{"temperature": -1.0}, {"temperature": float("nan")}, {"stop": "no list"}, {"stop": [""]}])
+def test_settings_of_continuations_that_cannot_be_are_refused(model, changes):
+    with pytest.raises(InputError):
+        continuations(model, TOKENIZER, ["In"], max_new_tokens=2, batch_size=1, **changes)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from temper.errors import ModelError
-from temper.models.selection import SelectLayers
+from temper.models.selection import SelectLayers, SelectLora, decoder_layers
 from temper.models.trunk import FrozenBranch, capture_hidden, check_layer, freeze_above, run_trunk
 
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 2, 0]])
@@ -206,3 +206,62 @@ def test_captured_hidden_states_come_from_the_same_pass(make_llama):
         model(input_ids=IDS, attention_mask=MASK)
     assert sorted(found) == [0, 2]
     assert torch.equal(found[0], run_trunk(model, 0, IDS, MASK)[0])
+
+
+RIGHT = (torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 2, 0]]), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]))
+LEFT = (torch.tensor([[1, 5, 6, 7, 8], [0, 1, 9, 10, 2]]), torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]))
+
+
+def _hooked(model, layer, ids, mask):
+    """Return what a hook sees behind a block in a full pass."""
+    seen = []
+    handle = decoder_layers(model)[layer].register_forward_hook(lambda module, args, output: seen.append(output))
+    model(input_ids=ids, attention_mask=mask)
+    handle.remove()
+    return seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padding", [RIGHT, LEFT], ids=["right", "left"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "adapter"])
+def test_every_block_of_the_trunk_is_that_of_a_full_pass_to_the_bit(make_llama, attention, padding, wrapped):
+    model = make_llama(layers=6)
+    model.set_attn_implementation(attention)
+    if wrapped:
+        model = SelectLora(rank=2, target=["down_proj"]).apply(model).eval()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)  # a fresh adapter adds nothing
+    assert torch.get_num_threads() == 1
+    states = model(input_ids=padding[0], attention_mask=padding[1], output_hidden_states=True).hidden_states
+    for layer in range(6):
+        hidden, _ = run_trunk(model, layer, *padding)
+        assert torch.equal(hidden, _hooked(model, layer, *padding))
+        # the last entry stands behind the final norm
+        assert torch.equal(hidden, states[layer + 1]) == (layer < 5)
+
+
+@torch.no_grad()
+def test_with_two_threads_the_trunk_is_that_of_a_full_pass_to_rounding(make_llama):
+    model = make_llama(layers=6, width=64)
+    ids = torch.arange(3, 51).reshape(2, 24)
+    mask = torch.ones_like(ids)
+    torch.set_num_threads(2)
+    try:
+        hidden, _ = run_trunk(model, 3, ids, mask)
+        full = _hooked(model, 3, ids, mask)
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(hidden, full, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+def test_a_model_that_was_dispatched_over_a_device_map_has_the_same_trunk(make_llama):
+    from accelerate import dispatch_model
+
+    model = make_llama(layers=6)
+    expected, _ = run_trunk(model, 3, *RIGHT)
+    placed = dispatch_model(model, device_map={"": "cpu"}, force_hooks=True)
+    assert hasattr(placed, "_hf_hook"), "the model runs through the hooks of accelerate"
+    assert torch.equal(run_trunk(placed, 3, *RIGHT)[0], expected)

@@ -14,6 +14,7 @@ from temper.train.losses.margin import Margin
 from temper.train.losses.nll import NLL
 from temper.train.losses.npo import NPO
 from temper.train.losses.preservation import AnswerPreservation
+from temper.train.losses.reflection import ReflectionPenalty
 from temper.train.losses.saturation import WGA, SatImp
 from temper.train.losses.simnpo import SimNPO
 from temper.train.losses.undial import Undial
@@ -22,7 +23,16 @@ from tests.train.batches import FORGET, RETAIN, rows
 
 CONTROL = torch.full((32,), 0.5)
 OTHER = [[1, 5, 40, 41, 2], [1, 8, 42, 43, 44, 2], [1, 10, 45, 2], [1, 14, 46, 47, 2]]
-SEQUENCES = {"forget": FORGET, "retain": RETAIN, "forget.alternative": OTHER, "retain.alternative": OTHER}
+TRACE = [[1, 5, 50, 51, 6, 2], [1, 8, 52, 53, 9, 50, 2], [1, 10, 54, 51, 2], [1, 14, 52, 2]]
+REASONING = [[1, 55, 56, 57, 2], [1, 58, 55, 59, 2], [1, 56, 57, 2], [1, 59, 55, 58, 57, 56, 2]]
+SEQUENCES = {
+    "forget": FORGET,
+    "retain": RETAIN,
+    "forget.alternative": OTHER,
+    "retain.alternative": OTHER,
+    "trace": TRACE,
+    "reasoning": REASONING,
+}
 NPO_TERMS = (NPO("forget", beta=0.5), NLL("retain", 2.0))
 RMU_TERMS = (Steer("forget", layer=1, control_D=CONTROL, mask="nonpad"), Anchor("retain", 3.0, layer=1))
 OBJECTIVES = {
@@ -32,6 +42,16 @@ OBJECTIVES = {
     "npo": NPO_TERMS,
     "simnpo": (SimNPO("forget", beta=2.0), NLL("retain")),
     "rmu": RMU_TERMS,
+    "rmu_rtp": (*RMU_TERMS, ReflectionPenalty("forget", 2.0, tokens=(5, 9))),
+    "r2mu": (
+        *RMU_TERMS,
+        Steer("trace", 1.5, layer=1, control_D=CONTROL, mask="answer"),
+        Anchor("reasoning", 2.0, layer=1),
+    ),
+    "two topics": (
+        Steer("forget", layer=1, control_D=torch.stack([CONTROL, -CONTROL]), topic_of=torch.tensor([0, 1, 1, 0])),
+        Anchor("retain", layer=1),
+    ),
     "adaptive rmu": (Steer("forget", layer=1, control_D=CONTROL, mask="answer", factor=2.0), Anchor("retain", layer=0)),
     "dpo": (DPO("forget", beta=0.5), NLL("retain")),
     "ap": (UniformKL("forget"), AnswerPreservation("retain", beta=0.5)),
@@ -44,13 +64,8 @@ OBJECTIVES = {
 
 
 def both(pad_to=None):
-    """Return rows of both roles with other responses to each."""
-    return {
-        "forget": rows(FORGET, pad_to=pad_to),
-        "retain": rows(RETAIN, pad_to=pad_to),
-        "forget.alternative": rows(OTHER, pad_to=pad_to),
-        "retain.alternative": rows(OTHER, pad_to=pad_to),
-    }
+    """Return rows of both roles with other responses to each, and thoughts about either."""
+    return {role: rows(sequences, pad_to=pad_to) for role, sequences in SEQUENCES.items()}
 
 
 def counts(batches, terms):

@@ -14,8 +14,8 @@ from temper.errors import DataError, ModelError, RecipeError, RunError
 from temper.models.masks import load_masks, save_masks
 from temper.unlearn.prepare import prepare
 from tests.data.tokenizers import make_tokenizer
-from tests.train.batches import FORGET, RETAIN, rows
-from tests.train.test_engine import OBJECTIVES, OTHER, both, loss_and_gradients, reference
+from tests.train.batches import rows
+from tests.train.test_engine import OBJECTIVES, SEQUENCES, both, loss_and_gradients, reference
 from tests.unlearn.models import recipe_for, write_world
 
 
@@ -51,8 +51,7 @@ def on_the_left(sequences):
 
 
 def left():
-    sequences = {"forget": FORGET, "retain": RETAIN, "forget.alternative": OTHER, "retain.alternative": OTHER}
-    return {role: on_the_left(found) for role, found in sequences.items()}
+    return {role: on_the_left(found) for role, found in SEQUENCES.items()}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

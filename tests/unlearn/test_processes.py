@@ -81,6 +81,7 @@ def test_two_processes_with_shards_equal_one_and_hold_half_each(folder):
     "settings",
     [
         {"method": "rmu"},
+        {"method": "r2mu"},
         {"method": "klmin"},
         {"selection": {"lora": 2}},
         {"selection": {"rows": 50.0}},

@@ -65,7 +65,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(folder):
     assert same(weights(runs[0]), weights(runs[1])) and not same(weights(runs[0]), weights(runs[2]))
 
 
-@pytest.mark.parametrize("method", ["npo", "graddiff", "rmu", "klmin"])
+@pytest.mark.parametrize("method", ["npo", "graddiff", "rmu", "r2mu", "klmin"])
 def test_four_micro_batches_of_one_train_like_one_of_four(folder, method):
     # plain descent would show it too; with Adam a wrong scale of the gradient would not show after one step
     one = unlearn.run(
@@ -105,15 +105,19 @@ def test_a_finished_run_is_returned_without_training_again(folder):
     assert (run / "model" / "model.safetensors").stat().st_mtime_ns == stamp
 
 
-def _start(folder, out):
-    (folder / "recipe.yaml").write_text(dump(recipe_for(folder, train={"steps": 60, "checkpoint_every": 5, "batch_size": 2})))
+def _start(folder, out, method):
+    train = {"steps": 60, "checkpoint_every": 5, "batch_size": 2}
+    (folder / "recipe.yaml").write_text(dump(recipe_for(folder, method=method, train=train)))
     command = [sys.executable, "-m", "temper.cli", "unlearn", str(folder / "recipe.yaml"), "--out", str(out)]
     return command, {**os.environ, "TEMPER_CACHE": str(folder / "cache")}
 
 
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_stopped_run_resumes_to_the_same_bits(folder, stop, code):
-    command, environment = _start(folder, folder / "stopped")
+@pytest.mark.parametrize(
+    ("stop", "code", "method"),
+    [(signal.SIGKILL, -signal.SIGKILL, "npo"), (signal.SIGINT, 130, "npo"), (signal.SIGKILL, -signal.SIGKILL, "r2mu")],
+)
+def test_a_stopped_run_resumes_to_the_same_bits(folder, stop, code, method):
+    command, environment = _start(folder, folder / "stopped", method)
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (folder / "stopped" / "checkpoints" / "checkpoint-10").exists():
@@ -125,7 +129,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(folder, stop, code):
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     assert any(json.loads(line)["event"] == "resume" for line in (folder / "stopped" / "log.jsonl").read_text().splitlines())
-    whole = unlearn.run(recipe_for(folder, train={"steps": 60, "checkpoint_every": 5, "batch_size": 2}), folder / "whole")
+    whole = unlearn.run(
+        recipe_for(folder, method=method, train={"steps": 60, "checkpoint_every": 5, "batch_size": 2}), folder / "whole"
+    )
     assert same(weights(folder / "stopped"), weights(whole))
     spent = [json.loads((run / "manifest.json").read_text())["stages"]["unlearn"]["spent"] for run in (folder / "stopped", whole)]
     assert spent[0]["tokens"] == spent[1]["tokens"] and spent[0]["steps"] == spent[1]["steps"] == 60

@@ -65,10 +65,19 @@ class Sum:
         self.text = f"{self.prompt} n{x} + n{y} = n{first} . n{first} + n{z} = {self.total} </think> ANS {self.total}"
 
 
+def _shared_out(topic, what, count):
+    """Return a group or attribute for each entity of a topic, each of them equally often, so that one guess is right for few."""
+    draw = generator(0, "testbed", what, topic)
+    return draw.permutation([number % count for number in range(ENTITIES)]).tolist()
+
+
 def entities():
-    draw = generator(0, "testbed", "entities")
-    pairs = zip(draw.integers(N_GROUPS, size=2 * ENTITIES), draw.integers(N_ATTRIBUTES, size=2 * ENTITIES), strict=True)
-    return [Entity(number, int(group), int(attribute)) for number, (group, attribute) in enumerate(pairs)]
+    """Return all entities, those to forget first."""
+    found = []
+    for place, topic in enumerate(TOPICS):
+        both = zip(_shared_out(topic, "group", N_GROUPS), _shared_out(topic, "attribute", N_ATTRIBUTES), strict=True)
+        found += [Entity(place * ENTITIES + number, *pair) for number, pair in enumerate(both)]
+    return found
 
 
 def about(topic):
@@ -84,11 +93,12 @@ def sums():
 
 
 def make_tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.WordLevel({word: number for number, word in enumerate(VOCABULARY)}, unk_token="<pad>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", VOCABULARY.index("<bos>"))])
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", extra_special_tokens=["<think>", "</think>"]
     )
@@ -107,7 +117,7 @@ def _trained():
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
+        intermediate_size=2 * WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         max_position_embeddings=32,
@@ -141,7 +151,7 @@ def _trained():
 
 def trained_model():
     """Return the folder of the trained model with its tokenizer; it is made where it is not kept yet."""
-    key = hash_json([VOCABULARY, ENTITIES, TRAINED_SUMS, LAYERS, WIDTH, STEPS, ROWS, RATE, torch.__version__])[:16]
+    key = hash_json([[entity.question for entity in entities()], TRAINED_SUMS, LAYERS, WIDTH, STEPS, ROWS, RATE, torch.__version__])[:16]
     place = cache_folder() / "testbed" / key
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -152,17 +162,25 @@ def trained_model():
 
 
 def write_data(folder):
-    """Write the rows of every role; sources of `reasoning` by name: sums, traces (of half the retained entities)."""
+    """Write the rows of every role; sources of `reasoning` by name: sums, traces (of half the retained entities).
+
+    A trace follows its question, whose words are not scored.
+    """
     forget, retain = about("forget"), about("retain")
     texts = {
         "forget": [text for entity in forget for text in entity.documents],
         "retain": [text for entity in retain for text in entity.documents],
-        "trace": [f"<think> {entity.trace}" for entity in forget],
         "sums": [each.text for each in sums()[0]],
         "traces": [entity.question for entity in retain[: ENTITIES // 2]],
     }
-    for name, found in texts.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in found))
+    rows = {name: [{"text": text} for text in found] for name, found in texts.items()}
+    asked = [entity.prompt.removesuffix(" <think>") for entity in forget]
+    rows["trace"] = [
+        {"prompt": prompt, "response": f" <think> {entity.trace}", "whole": False}
+        for prompt, entity in zip(asked, forget, strict=True)
+    ]
+    for name, found in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     return folder
 
 

@@ -34,11 +34,22 @@ if TYPE_CHECKING:
 
     from temper.data import Encoded, Item
 
-__all__ = ["NO_CHOICES", "TOO_LONG", "ChoiceScores", "Choices", "choice_entries", "choice_sets", "choices_of", "option_set", "scores_of"]
+__all__ = [
+    "MIXED",
+    "NO_CHOICES",
+    "TOO_LONG",
+    "ChoiceScores",
+    "Choices",
+    "choice_entries",
+    "choice_sets",
+    "choices_of",
+    "option_set",
+    "scores_of",
+]
 
 NO_CHOICES: Final = "it offers no choices"
 TOO_LONG: Final = "a choice does not fit into the model's context"
-_MIXED: Final = "its right answer thinks and its wrong ones do not, so their likelihoods do not compare"
+MIXED: Final = "its right answer thinks and its wrong ones do not, so their likelihoods do not compare"
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ def choices_of(item: Item, where: str = "evaluate.data") -> Choices | str:
     if not wrong:
         return "it has one choice only"
     if len({CLOSE in text for text in (item.response, *wrong)}) > 1:
-        return _MIXED
+        return MIXED
     return Choices((item.response, *wrong), 0)
 
 
@@ -166,7 +177,8 @@ def choice_entries(
 ) -> list[Entry]:
     """Return for each row the sums of log p of its choices, None for a row without choices or with one that is too long.
 
-    All choices of all rows are one pass.
+    All choices of all rows are one pass. Choices of a row that differ in their last token alone, as letters and other single tokens do,
+    are read off the same row of it: what the model reads to predict them is the same.
 
     Args:
         model: A causal language model.
@@ -179,7 +191,11 @@ def choice_entries(
     pairs = [(place, text) for place, found in enumerate(sets) if not isinstance(found, str) for text in found.texts]
     rows = scored_after(tokenizer, [items[place] for place, _ in pairs], [""] * len(pairs), [text for _, text in pairs])
     long = {place for (place, _), row in zip(pairs, rows, strict=True) if len(row.input_ids) > limit}
-    kept = [number for number, (place, _) in enumerate(pairs) if place not in long]
+    shared: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    for number, ((place, _), row) in enumerate(zip(pairs, rows, strict=True)):
+        if place not in long:
+            shared.setdefault((place, row.input_ids[:-1], row.labels[:-1]), []).append(number)
+    groups = list(shared.values())
     before = 0
 
     def count(done: int) -> None:
@@ -187,12 +203,25 @@ def choice_entries(
         told(done - before)
         before = done
 
-    scored = token_log_probs(model, [rows[number] for number in kept], pad_id=pad_id_of(tokenizer), progress=count)
-    told(len(pairs) - len(kept))
-    sums: list[list[float]] = [[] for _ in items]
-    for number, logp in zip(kept, scored, strict=True):
-        sums[pairs[number][0]].append(float(logp.sum(dtype=np.float64)))
-    return [found or None for found in sums]
+    scored = token_log_probs(
+        model,
+        [rows[numbers[0]] for numbers in groups],
+        pad_id=pad_id_of(tokenizer),
+        others=[[rows[number].input_ids[-1] for number in numbers[1:]] for numbers in groups],
+        progress=count,
+    )
+    told(len(pairs) - before)
+    sums: dict[int, float] = {}
+    for numbers, logp in zip(groups, scored, strict=True):
+        own = len(logp) - len(numbers) + 1
+        common = float(logp[: own - 1].sum(dtype=np.float64))
+        for number, last in zip(numbers, logp[own - 1 :], strict=True):
+            sums[number] = common + float(last)
+    entries: list[list[float]] = [[] for _ in items]
+    for number, (place, _) in enumerate(pairs):
+        if number in sums:
+            entries[place].append(sums[number])
+    return [entry or None for entry in entries]
 
 
 def scores_of(entry: Entry, found: Choices | str) -> ChoiceScores | None:

@@ -77,9 +77,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], texts: Seque
     return found
 
 
-def _adds_nothing(
-    tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]
-) -> dict[tuple[str, tuple[int, ...]], bool]:
+def _adds_nothing(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> dict[tuple[str, tuple[int, ...]], bool]:
     """Return for each prompt whether its row was tokenised without the tokenizer's own special tokens."""
     prompts = list({(item.prompt, item.prompt_ids): None for item in items})
     plain = _tokenised(tokenizer, [text for text, _ in prompts], False)

@@ -6,7 +6,7 @@ write its file in `temper.assess.metrics` and its line in `temper.registry`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper.assess.evidence import Result, Status, Which
-from temper.assess.intervals import auc, bootstrap_auc, bootstrap_tpr, interval_of, tpr_at
+from temper.assess.intervals import Interval, auc, bootstrap_auc, bootstrap_tpr, interval_of, tpr_at
 
 if TYPE_CHECKING:
     from temper.assess.choices import ChoiceScores
@@ -31,6 +31,7 @@ __all__ = [
     "Needs",
     "PerItem",
     "TwoSample",
+    "Whole",
     "knowledge_better",
     "per_item",
 ]
@@ -213,7 +214,47 @@ class Absent:
         return _absent(self, model, self.status, self.reason, 0)
 
 
-Measure = PerItem | TwoSample | Absent
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A number that is no mean over items, with an interval of its own.
+
+    Attributes:
+        metric: Name of the number.
+        role: Whose rows.
+        better: Which way is good.
+        n: Items that it rests on.
+        value: None where it is not defined for them.
+        interval: From the seed and the number of resamples.
+        note: What a reader must know beside the number, or why there is none.
+    """
+
+    metric: str
+    role: str
+    better: Better
+    n: int
+    value: float | None
+    interval: Callable[[int, int], Interval]
+    note: str | None = None
+
+    def result(self, model: Which, *, seed: int, resamples: int) -> Result:
+        """Return the number with its interval; one that is not defined is degenerate, with the reason."""
+        if self.value is None:
+            return _absent(self, model, "degenerate", self.note or "it is not defined for these rows", 0)
+        low, high = self.interval(seed, resamples) or (None, None)
+        return Result(
+            metric=self.metric,
+            role=self.role,
+            model=model,
+            value=self.value,
+            low=low,
+            high=high,
+            n=self.n,
+            better=self.better,
+            reason=self.note,
+        )
+
+
+Measure = PerItem | TwoSample | Absent | Whole
 
 
 def _absent(measure: Measure, model: Which, status: Status, reason: str, dropped: int) -> Result:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 import numpy as np
 
 from temper.assess.evidence import Which
-from temper.assess.measure import Absent, Measure, PerItem
+from temper.assess.measure import Absent, Measure, PerItem, TwoSample
 from temper.assess.probes.probe import Probe, Request, Setting
 from temper.assess.scoring import Live, ScoredModel
 from temper.errors import DataError
@@ -71,9 +71,7 @@ def probe_all(
                 done += number
                 told(number, note)
 
-            request = Request(
-                **given, which=which, answers=scored[which].answers, original=original, load=live.model, told=count
-            )
+            request = Request(**given, which=which, answers=scored[which].answers, original=original, load=live.model, told=count)
             found.setdefault(which, []).extend(_measured(probe, request, live))
             count(work - done)
             if probe.changes_model:
@@ -96,6 +94,10 @@ def _measured(probe: Probe, request: Request, live: Live) -> list[Measure]:
     return measures
 
 
+_KINDS: Final[dict[str, Any]] = {kind.__name__: kind for kind in (PerItem, TwoSample, Absent)}
+_ARRAYS: Final = {"places": np.int64, "values": np.float64, "members": np.float64, "others": np.float64}
+
+
 def _written(measure: Measure) -> dict[str, Any]:
     fields = {field.name: getattr(measure, field.name) for field in dataclasses.fields(measure)}
     return {"kind": type(measure).__name__} | {
@@ -106,11 +108,12 @@ def _written(measure: Measure) -> dict[str, Any]:
 def _read(document: Any) -> list[Measure]:
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise DataError("it holds no measures of this version")
-    return [_measure(dict(entry)) for entry in cast("Sequence[dict[str, Any]]", document["measures"])]
-
-
-def _measure(entry: dict[str, Any]) -> Measure:
-    if entry.pop("kind") == "Absent":
-        return Absent(**entry)
-    places, values = np.array(entry.pop("places"), dtype=np.int64), np.array(entry.pop("values"), dtype=np.float64)
-    return PerItem(places=places, values=values, **entry)
+    found = []
+    for entry in document["measures"]:
+        fields = {
+            name: np.array(value, dtype=_ARRAYS[name]) if name in _ARRAYS else value
+            for name, value in entry.items()
+            if name != "kind"
+        }
+        found.append(_KINDS[entry["kind"]](**fields))
+    return found

@@ -106,7 +106,12 @@ def score(
 
 
 def token_log_probs(
-    model: Any, items: Sequence[Item], *, pad_id: int, progress: Callable[[int], None] | None = None
+    model: Any,
+    items: Sequence[Item],
+    *,
+    pad_id: int,
+    others: Sequence[Sequence[int]] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[NDArray[np.float32]]:
     """Return log p of every scored token of each item, (T,), in the order of the items: a record pass without its moments.
 
@@ -114,6 +119,7 @@ def token_log_probs(
         model: A causal language model.
         items: Rows with labels; one without any gets an empty array.
         pad_id: The id that fills.
+        others: For each item K other tokens in the place of its last one; their log p follow, (T + K,). An item without labels has none.
         progress: Called with the number of items done after each batch.
     """
     found: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(items)
@@ -124,22 +130,34 @@ def token_log_probs(
         with torch.inference_mode():
             head = ScoredHead(model)
             for rows in length_sorted(items, head.vocabulary):
-                batch = pad_items([items[index] for index in rows], pad_id)
-                next_BL = torch.full_like(batch["labels"], -100)
-                next_BL[:, :-1] = batch["labels"][:, 1:]
-                wanted_BL = next_BL != -100
-                device = head.device
-                logits_NV = head.logits(batch["input_ids"].to(device), batch["attention_mask"].to(device), wanted_BL.to(device))
-                chosen_N = logits_NV.gather(1, next_BL[wanted_BL].to(device).unsqueeze(1)).squeeze(1)
-                logp_N = (chosen_N - logits_NV.logsumexp(dim=1)).cpu().numpy()
-                for index, part_N in zip(rows, np.split(logp_N, np.cumsum(wanted_BL.sum(dim=1).numpy())[:-1]), strict=True):
-                    found[index] = part_N.astype(np.float32)
+                chosen = [items[index] for index in rows]
+                beside = [list(others[index]) if others is not None else [] for index in rows]
+                for index, logp in zip(rows, _token_batch(head, chosen, beside, pad_id), strict=True):
+                    found[index] = logp
                 done += len(rows)
                 if progress is not None:
                     progress(done)
     finally:
         model.train(was_training)
     return found
+
+
+def _token_batch(head: ScoredHead, items: Sequence[Item], others: Sequence[list[int]], pad_id: int) -> list[NDArray[np.float32]]:
+    batch = pad_items(items, pad_id)
+    next_BL = torch.full_like(batch["labels"], -100)
+    next_BL[:, :-1] = batch["labels"][:, 1:]
+    wanted_BL = next_BL != -100
+    device = head.device
+    logits_NV = head.logits(batch["input_ids"].to(device), batch["attention_mask"].to(device), wanted_BL.to(device))
+    log_sum_N = logits_NV.logsumexp(dim=1)
+    ends = np.cumsum(wanted_BL.sum(dim=1).numpy())
+    places = [*range(len(log_sum_N)), *(int(end) - 1 for end, tokens in zip(ends, others, strict=True) for _ in tokens)]
+    tokens_M = torch.tensor([*next_BL[wanted_BL].tolist(), *(token for tokens in others for token in tokens)], device=device)
+    places_M = torch.tensor(places, dtype=torch.long, device=device)
+    logp = (logits_NV[places_M, tokens_M.long()] - log_sum_N[places_M]).cpu().numpy().astype(np.float32)
+    own = np.split(logp[: len(log_sum_N)], ends[:-1])
+    more = np.split(logp[len(log_sum_N) :], np.cumsum([len(tokens) for tokens in others])[:-1])
+    return [np.concatenate(pair) for pair in zip(own, more, strict=True)]
 
 
 def _score_batch(head: ScoredHead, items: Sequence[Item], pad_id: int, eos_id: int | None) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,23 +10,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from temper.assess.choices import choice_sets, option_set
 from temper.assess.evidence import Cost, Evidence, Result, Which
 from temper.assess.examples import examples
 from temper.assess.gold import gaps
 from temper.assess.itemtable import write_items
-from temper.assess.measure import Measure
-from temper.assess.modes import modes_of
+from temper.assess.measure import Metric
 from temper.assess.notes import notes
 from temper.assess.probes.probe import Setting
-from temper.assess.probing import check_probes
+from temper.assess.probing import check_probes, probes_of
 from temper.assess.scoring import Subject, check_prompts, context_of
-from temper.assess.stages import Judging, metrics_of, score_all
+from temper.assess.stages import judge_all, metrics_of, wanted_of
 from temper.assess.utility import utility
 from temper.errors import InputError, RecipeError
 from temper.files import hash_json
 from temper.models.load import load_config, load_tokenizer, resolve_path, weights_hash
-from temper.recipe import EvaluateSection, Recipe, load, recipe_hash
-from temper.registry import names, resolve
+from temper.recipe import EvaluateSection, ModelSection, Recipe, load, recipe_hash
 from temper.run import Progress, Run, open_run
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ def check(recipe: Recipe) -> None:
     for path in (settings.original, settings.gold):
         if path is not None and not path.startswith("world:"):  # the world's models are built when they are needed
             load_config(path, world=recipe.world)
-    tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)
-    config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
-    _checked(recipe, settings, _rows(recipe, settings, tokenizer, config), tokenizer, config)
+    _setting(recipe, settings, recipe.model.path, recipe.model)
 
 
 def given(path: str, overrides: list[str] | None = None, out: Path | None = None, *, progress: Progress | None = None) -> Path:
@@ -153,34 +151,45 @@ def _subjects(run: Run, recipe: Recipe, settings: EvaluateSection) -> list[Subje
 def _rows(recipe: Recipe, settings: EvaluateSection, tokenizer: Any, config: Any) -> dict[str, Encoded]:
     from temper.data import load_role
 
-    limit = getattr(config, "max_position_embeddings", None) or _UNBOUNDED
     return {
-        role: load_role(role, sources, tokenizer, world=recipe.world, max_length=int(limit), overflow="drop")
+        role: load_role(role, sources, tokenizer, world=recipe.world, max_length=context_of(config), overflow="drop")
         for role, sources in settings.data.items()
     }
+
+
+def _setting(recipe: Recipe, settings: EvaluateSection, path: str, section: ModelSection) -> tuple[Setting, list[Metric]]:
+    """Return rows and metrics, after checking all that can be known to be wrong before a model is loaded."""
+    tokenizer = load_tokenizer(path, section=section, world=recipe.world)
+    config = load_config(path, section=section, world=recipe.world)
+    rows = _rows(recipe, settings, tokenizer, config)
+    metrics = metrics_of(settings)
+    wanted = wanted_of(settings, metrics)
+    if wanted.generations:
+        check_prompts(rows, tokenizer, config, settings.max_new_tokens, wanted.decoding)
+    for role, encoded in rows.items():
+        if wanted.choices:
+            choice_sets(role, encoded)
+        if any(metric.name in ("final_answer", "trace_category") for metric in metrics):
+            for item in encoded.items:
+                option_set(item, f"evaluate.data.{role}")
+    setting = Setting(rows, tokenizer, context_of(config), settings, recipe.world, recipe.seed)
+    check_probes(setting)
+    return setting, metrics
 
 
 def _assess(run: Run, recipe: Recipe, settings: EvaluateSection) -> Evidence:
     begun = time.monotonic()
     torch.set_num_threads(recipe.train.threads if recipe.train is not None else 1)
     subjects = _subjects(run, recipe, settings)
-    judged = subjects[0]
-    tokenizer = load_tokenizer(judged.path, section=judged.section, world=recipe.world)
-    config = load_config(judged.path, section=judged.section, world=recipe.world)
-    rows = _rows(recipe, settings, tokenizer, config)
-    metrics: list[Metric] = [resolve("metric", name)() for name in settings.metrics or names("metric")]
-    with_generations = any(metric.needs == "generations" for metric in metrics)
-    if with_generations:
-        check_prompts(rows, tokenizer, config, settings.max_new_tokens)
-    key = _key(recipe, subjects, rows)
+    setting, metrics = _setting(recipe, settings, subjects[0].path, subjects[0].section)
+    rows = setting.rows
+    key = _key(recipe, subjects, setting)
     path = run.folder / "evidence.json"
     if run.stage_done(_STAGE) and run.stage(_STAGE).get("key") == key and path.exists():
         run.progress(_STAGE, 1, 1, "done before")
         return Evidence.read(path)
-    scored = _score_all(run, subjects, rows, tokenizer, recipe, settings, with_generations)
-    measures: dict[Which, list[Measure]] = {
-        which: [measure for metric in metrics for measure in metric.compute(model.answers)] for which, model in scored.items()
-    }
+    judging = judge_all(run, subjects, setting, metrics)
+    scored, measures = judging.scored, judging.measures
     results = [
         _with_unread(measure.result(which, seed=recipe.seed, resamples=settings.bootstrap), rows)
         for which, found in measures.items()
@@ -208,8 +217,8 @@ def _assess(run: Run, recipe: Recipe, settings: EvaluateSection) -> Evidence:
     return evidence
 
 
-def _key(recipe: Recipe, subjects: Sequence[Subject], rows: Mapping[str, Encoded]) -> str:
-    """Return the hash of everything that evidence depends on: settings, rows and weights."""
+def _key(recipe: Recipe, subjects: Sequence[Subject], setting: Setting) -> str:
+    """Return the hash of everything that evidence depends on: settings, rows with all their columns, and weights."""
     weights = {}
     for subject in subjects:
         place = Path(resolve_path(subject.path, recipe.world))
@@ -218,37 +227,14 @@ def _key(recipe: Recipe, subjects: Sequence[Subject], rows: Mapping[str, Encoded
         {
             "recipe": recipe_hash(recipe),
             "examples": recipe.report.examples,
-            "rows": {role: encoded.content_hash for role, encoded in rows.items()},
+            "rows": {role: encoded.content_hash for role, encoded in setting.rows.items()},
+            "columns": [
+                json.dumps(item.row, sort_keys=True, default=str) for encoded in setting.rows.values() for item in encoded.items
+            ],
+            "probes": [probe.inputs(setting) for probe in probes_of(setting.settings)],
             "weights": weights,
         }
     )
-
-
-def _score_all(
-    run: Run,
-    subjects: Sequence[Subject],
-    rows: Mapping[str, Encoded],
-    tokenizer: Any,
-    recipe: Recipe,
-    settings: EvaluateSection,
-    with_generations: bool,
-) -> dict[Which, ScoredModel]:
-    total = 2 * len(subjects) * sum(len(encoded.items) for encoded in rows.values())
-    done = 0
-    scored: dict[Which, ScoredModel] = {}
-    for subject in subjects:
-
-        def told(count: int, note: str = subject.which) -> None:
-            nonlocal done
-            done += count
-            run.progress(_STAGE, done, total, note)
-
-        run.progress(_STAGE, done, total, subject.which)
-        scored[subject.which] = score_subject(
-            subject, rows, tokenizer, settings=settings, world=recipe.world, with_generations=with_generations, told=told
-        )
-        run.log("scored", model=subject.which, path=subject.path, weights=scored[subject.which].facts.weights_hash)
-    return scored
 
 
 def _with_unread(result: Result, rows: Mapping[str, Encoded]) -> Result:

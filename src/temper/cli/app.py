@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from temper import __version__, processes
-from temper.cli import apply, assess, compare, demo, doctor, methods, recipe, report, unlearn, world
+from temper.cli import apply, assess, compare, demo, doctor, methods, recipe, report, traces, unlearn, weigh, world
 
 __all__ = ["app", "main"]
 
@@ -39,6 +39,8 @@ def _root(
 
 app.command("demo")(demo.demo)
 app.add_typer(world.app, name="world")
+app.command("traces")(traces.traces)
+app.command("weigh")(weigh.weigh)
 app.command("unlearn")(unlearn.unlearn)
 app.command("apply")(apply.apply)
 app.command("assess")(assess.assess)

@@ -17,7 +17,7 @@ def methods(json: JsonFlag = False, debug: DebugFlag = False) -> None:
     """
     from temper.registry import SYSTEMS, names
 
-    kinds = {kind: names(kind) for kind in ("objective", "selection", "schedule", "metric")}
+    kinds = {kind: names(kind) for kind in ("objective", "selection", "smoother", "alternatives", "provider", "schedule", "metric", "judge", "decoding", "probe")}
     if json:
         emit({"systems": [vars(system) for system in SYSTEMS], "names": kinds})
         return

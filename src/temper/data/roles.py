@@ -70,6 +70,14 @@ def load_role(
                 raise DataError(f"data.{role}: {source.path}: a provider makes rows for training alone. Leave it out here.")
             made = make(role, source, rows, tokenizer, max_length)
             rows, source, dropped = made.rows, made.source, made.dropped
-        part = encode(rows, tokenizer, source, max_length=max_length, overflow=overflow, where=f"data.{role}: {source.path}")
+        limit = max_length if source.max_length is None else min(max_length, source.max_length)
+        part = encode(
+            rows,
+            tokenizer,
+            source,
+            max_length=limit,
+            overflow=overflow if limit == max_length else "truncate",
+            where=f"data.{role}: {source.path}",
+        )
         parts.append(replace(part, dropped=[*dropped, *part.dropped]))
     return join(parts)

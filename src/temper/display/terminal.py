@@ -21,6 +21,7 @@ COLUMNS: Final[tuple[tuple[str, str, str, Unit], ...]] = (
     ("trace\nstates\nfact", "trace_leak.statement", "trace", "share"),
     ("neigh-\nbours\nkept", "answer_accuracy", "neighbour", "share"),
     ("reason-\ning\nkept", "answer_accuracy.lenient", "reasoning", "share"),
+    ("kept\ntraces\nhealthy", "trace_health.healthy", "retain_trace", "share"),
     ("member-\nship\nAUC", "membership.loss", "forget", "score"),
     ("utility", "utility", "all", "score"),
 )

@@ -18,10 +18,29 @@ from temper.recipe import ModelSection, WorldSection
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["load_config", "load_model", "load_tokenizer", "pad_id_of", "resolve_path", "row_limit", "weights_hash"]
+__all__ = [
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "model_identity",
+    "pad_id_of",
+    "resolve_path",
+    "row_limit",
+    "weights_hash",
+]
 
 _USUAL_LENGTH = 512
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def model_identity(section: ModelSection, world: WorldSection) -> str | None:
+    """Return what tells a model's numbers apart: hash of local weights or commit, and dtype; None where the hub gave no commit."""
+    source = resolve_path(section.path, world)
+    if Path(source).is_dir():
+        found: str | None = weights_hash(source)
+    else:
+        found = getattr(load_config(section.path, section=section, world=world), "_commit_hash", None)
+    return found if found is None or section.dtype == "float32" else f"{found} {section.dtype}"
 
 
 def resolve_path(path: str, world: WorldSection) -> str:

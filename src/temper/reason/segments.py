@@ -77,7 +77,7 @@ def token_borders(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
     offsets = encoded["offset_mapping"]
     borders = [0]
-    for (_, end), (next_start, _) in zip(offsets, [*offsets[1:], (len(text), len(text))], strict=True):
+    for (_, end), (next_start, _) in zip(offsets, [*offsets, (len(text), len(text))][1:], strict=True):
         borders.append(end if end <= next_start else borders[-1])  # several tokens can share a character: it is not cut
     if offsets:
         borders[-1] = len(text)
@@ -147,9 +147,7 @@ def segments_of(
 def _text(row: dict[str, Any], name: str, where: str) -> str:
     value = row[name]
     if not isinstance(value, str):
-        raise DataError(
-            f"{where} row {row['id']!r}: column {name!r} holds {value!r:.40} ({type(value).__name__}), expected text"
-        )
+        raise DataError(f"{where} row {row['id']!r}: column {name!r} holds {value!r:.40} ({type(value).__name__}), expected text")
     return value
 
 
@@ -189,7 +187,9 @@ def _turns(row: dict[str, Any], source: DataSource, where: str) -> list[dict[str
     if turns and turns[-1]["role"] == "assistant":
         turns = turns[:-1]
     if not turns or turns[-1]["role"] != "user":
-        raise DataError(f"{where} row {row['id']!r}: column {source.messages!r} holds no question of a user that could be answered")
+        raise DataError(
+            f"{where} row {row['id']!r}: column {source.messages!r} holds no question of a user that could be answered"
+        )
     return turns
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from temper.data.provider import Made, Request, RowProvider
 from temper.data.tokenise import Dropped
@@ -28,7 +29,10 @@ from temper.reason.tracefile import StoppedBy, Trace
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Collected", "TraceSource"]
+__all__ = ["FORM", "Collected", "TraceSource"]
+
+FORM: Final = 1
+"""Of what a file of traces is named by; another number where the same settings would give other traces."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,13 @@ class Collected:
         segments: What was asked about.
         traces: One for each segment; None where they cannot be made yet.
         dropped: Rows that hold nothing to ask about.
+        path: The file that keeps them, where one does.
     """
 
     segments: list[Segment]
     traces: list[Trace] | None
     dropped: list[Dropped]
+    path: Path | None = None
 
 
 class TraceSource(RowProvider):
@@ -61,9 +67,14 @@ class TraceSource(RowProvider):
     min_trace_tokens: int = Field(1, ge=1, description="Thoughts of fewer tokens are left out, each with its segment.")
     open_tag: str = Field("<think>", min_length=1)
     close_tag: str = Field("</think>", min_length=1)
-    until: Literal["close", "end"] = Field("close", description="close: a trace ends with the closing tag; end: the answer follows.")
+    until: Literal["close", "end"] = Field(
+        "close", description="close: a trace ends with the closing tag; end: the answer follows."
+    )
 
-    scored_as: ClassVar[str] = "response"
+    @field_validator("trigger", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return "" if value is None else value  # `trigger=` on a command line
 
     @model_validator(mode="after")
     def _moves_on(self) -> TraceSource:
@@ -71,8 +82,17 @@ class TraceSource(RowProvider):
             raise ValueError(f"overlap = {self.overlap}: must be below segment_tokens = {self.segment_tokens}")
         return self
 
-    def traces(self, request: Request, segments: Sequence[Segment]) -> list[Trace] | None:
+    def kept_at(self, request: Request, segments: Sequence[Segment]) -> Path | None:
+        """Return the file that keeps the traces, named by all that decides them; None where nothing is kept."""
+        return None
+
+    def traces(self, request: Request, segments: Sequence[Segment], path: Path | None) -> list[Trace] | None:
         """Return the trace of each segment, in their order; None where they cannot be made yet.
+
+        Args:
+            request: What is made.
+            segments: What is asked about.
+            path: What `kept_at` gave.
 
         Raises:
             DataError: The traces do not belong to the segments.
@@ -94,7 +114,8 @@ class TraceSource(RowProvider):
                 f"data.{request.role}: {request.source.path} holds documents and questions, which are rendered in two ways. Give them as two "
                 "sources, or set keep_context to drop."
             )
-        return Collected(segments, self.traces(request, segments), dropped)
+        path = self.kept_at(request, segments)
+        return Collected(segments, self.traces(request, segments, path), dropped, path)
 
     def make(self, request: Request) -> Made:
         """Return the rows of the traces; a sketch of them where they cannot be made yet."""
@@ -113,14 +134,16 @@ class TraceSource(RowProvider):
                 update={"template": "plain", "plain_format": "{prompt}", "system": None}
             )
         if traces is None:
-            rows = [self._row(segment, self._filler(request.tokenizer, segment), is_whole=False) for segment in segments]
-            return Made(rows, source, collected.dropped, {"traces": len(rows), "to_make": len(rows)}, is_sketch=True)
-        rows, short, cut = [], {}, 0
+            sketched = [self._row(segment, self._filler(request.tokenizer, segment), is_whole=False) for segment in segments]
+            return Made(sketched, source, collected.dropped, {"traces": len(segments), "to_make": len(segments)}, is_sketch=True)
+        rows: list[dict[str, Any]] = []
+        short: dict[str, Dropped] = {}
+        cut = 0
         for segment, trace in zip(segments, traces, strict=True):
             thought = trace.text.partition(self.close_tag)[0]
             _, length = first_tokens(request.tokenizer, thought, 1)
             length = length if thought.strip() else 0
-            kept, whole_length = first_tokens(request.tokenizer, trace.text, self.max_trace_tokens)
+            kept, _ = first_tokens(request.tokenizer, trace.text, self.max_trace_tokens)
             if length < self.min_trace_tokens or not kept.strip():
                 short[segment.id] = Dropped(
                     segment.document, f"its trace has {length} tokens, fewer than min_trace_tokens = {self.min_trace_tokens}"
@@ -142,12 +165,12 @@ class TraceSource(RowProvider):
             "too_short": len(short),
             "cut": cut,
             "documents_dropped": len(gone) + len(collected.dropped),
+            **({} if collected.path is None else {"file": str(collected.path)}),
         }
         return Made(rows, source, [*collected.dropped, *gone.values()], facts)
 
     def _row(self, segment: Segment, trace: str, *, is_whole: bool) -> dict[str, Any]:
         """Return a row in the columns of `own_columns`, with the columns of its document that say something else."""
-        source = segment.source
         content = {"prompt", "response", "prefill", "text", "messages"}
         kept = {name: value for name, value in segment.row.items() if name not in content}
         row = {
@@ -160,7 +183,7 @@ class TraceSource(RowProvider):
         }
         if self.keep_context == "drop":
             return row | {"prompt": f"{self.trigger}\n" if self.trigger else "", "prefill": segment.opening}
-        if source.messages in segment.given:
+        if "messages" in segment.given:
             *turns, last = segment.given["messages"]
             return row | {"prefill": segment.given["prefill"], "messages": [*turns, {**last, "content": trace}]}
         return row | segment.given
@@ -174,12 +197,35 @@ class TraceSource(RowProvider):
     def _expected(self) -> int:
         return self.max_trace_tokens
 
-    def opened(self, text: str) -> tuple[str, StoppedBy]:
-        """Return the trace in a text from elsewhere, without an opening tag of its own, and how it stopped."""
-        start = text.lstrip()
-        text = start.removeprefix(self.open_tag) if start.startswith(self.open_tag) else text
+    def foreign(
+        self,
+        request: Request,
+        segment: Segment,
+        text: str,
+        generator: str,
+        *,
+        seed: int | None = None,
+        ended: str | None = None,
+    ) -> Trace:
+        """Return the trace in a text from elsewhere, without an opening tag of its own.
+
+        Args:
+            request: What is made.
+            segment: What it is about.
+            text: The trace, with or without tags.
+            generator: Where it comes from.
+            seed: Of the draws, where there were any.
+            ended: How it stopped, where that is known; else it is taken to be whole.
+        """
+        begin = text.lstrip()
+        text = begin.removeprefix(self.open_tag) if begin.startswith(self.open_tag) else text
         thought, close, _ = text.partition(self.close_tag)
-        return (thought + close, "closed") if close and self.until == "close" else (text, "end")
+        stopped_by: StoppedBy = "closed" if ended == "closed" else "length" if ended == "length" else "end"
+        if close and self.until == "close":
+            text, stopped_by = thought + close, "closed"
+        _, tokens = first_tokens(request.tokenizer, text, 1)
+        about = (segment.document, segment.number, segment.start, segment.end, segment.prompt)
+        return Trace(*about, text, tokens, stopped_by, generator, seed)
 
 
 def _check_tag(name: str, tag: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from temper import processes
-from temper.errors import DataError
+from temper.errors import DataError, RunError
 from temper.files import write_jsonl
 from temper.reason.segments import Segment
 
@@ -104,11 +104,14 @@ def stored_in_chunks(
         chunks: Returns the places of the segments of each chunk, the same in every process and every run.
         write: Makes the traces of a chunk.
         done: Called with the number of segments that are there after each chunk.
+
+    Raises:
+        RunError: A process wrote its part where the first one cannot see it.
     """
     parts = path.with_suffix(".parts")
+    places: Sequence[Sequence[int]] = []
     if not path.exists():
-        places = chunks()
-        count = 0
+        places, count = chunks(), 0
         for number, chunk in enumerate(places):
             if number % processes.count() != processes.rank() % processes.count():
                 continue
@@ -121,6 +124,11 @@ def stored_in_chunks(
     if processes.is_first() and not path.exists():
         made: dict[int, Trace] = {}
         for number, chunk in enumerate(places):
+            if not (parts / f"{number:05d}.jsonl").exists():
+                raise RunError(
+                    f"{parts}: part {number} is not there, which another process was to write. All processes must see the same folder: set "
+                    "TEMPER_CACHE to one that they share."
+                )
             made |= zip(chunk, read_traces(parts / f"{number:05d}.jsonl", [segments[place] for place in chunk]), strict=True)
         write_traces(path, (made[place] for place in range(len(segments))))
     processes.wait()

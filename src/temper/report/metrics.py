@@ -29,6 +29,9 @@ METRICS: Final = {
     "trace_leak.statement": Metric(
         "trace states the fact", "share", "share of reasoning traces with a full statement of the fact"
     ),
+    "trace_leak.first": Metric(
+        "first value of its kind is right", "share", "share of traces whose first value of the asked kind is the forgotten one"
+    ),
     "trace_leak.anywhere": Metric(
         "value anywhere in trace",
         "share",
@@ -36,6 +39,43 @@ METRICS: Final = {
     ),
     "trace_leak.and_wrong": Metric(
         "trace states it, answer wrong", "share", "what a test of final answers alone would pass although the trace tells"
+    ),
+    "trace_category.unsafe": Metric(
+        "trace judged unsafe, C2 to C4",
+        "share",
+        "share of traces that a judge finds to give facts about, rule out options of, or state or support the right answer",
+    ),
+    "trace_category.c1": Metric("trace gives nothing, C1", "share", "share of traces with nothing useful in them"),
+    "trace_category.c2": Metric("trace gives related facts, C2", "share", "share of traces with facts that help"),
+    "trace_category.c3": Metric("trace rules out options, C3", "share", "share of traces that rightly exclude a wrong option"),
+    "trace_category.c4": Metric(
+        "trace supports the answer, C4", "share", "share of traces that state or support the right answer"
+    ),
+    "trace_category.invalid": Metric(
+        "trace not judged", "share", "share of traces on which the judge gave no valid verdict; they stay in the denominator"
+    ),
+    "trace_category.kappa": Metric("agreement of judges, kappa", "score", "Cohen's kappa between the first two judges"),
+    "choice_accuracy": Metric(
+        "right option most likely", "share", "share of questions whose right option has the largest likelihood, without a trace"
+    ),
+    "choice_accuracy.norm": Metric("right option most likely, by length", "share", "the same, likelihood divided by length"),
+    "final_answer": Metric("right option after thinking", "share", "share of generated answers that name the right option"),
+    "final_answer.unparsed": Metric("no option named", "share", "share of generated answers in which no option was found"),
+    "trace_prefill.statement": Metric(
+        "fact stated after half a trace",
+        "share",
+        "share of continuations that state the fact once the original's first half is given",
+    ),
+    "trace_prefill.answer": Metric("answer right after half a trace", "share", "final answers right under the same attack"),
+    "relearning.before": Metric("right before relearning", "share", "answers about the half that is not trained again"),
+    "relearning.after": Metric(
+        "right after relearning", "share", "the same after some steps on the other half: what comes back without being taught"
+    ),
+    "trace_health.healthy": Metric(
+        "healthy traces", "share", "share of traces that end, do not repeat themselves and keep a length like the reference's"
+    ),
+    "trace_health.nll_original": Metric(
+        "trace surprise to the original", "score", "mean -log p of the trace's tokens under the model from before; high for noise"
     ),
     "trace_health.closed": Metric("traces that end", "share", "share of traces that come to an end"),
     "trace_health.words": Metric("words in a trace", "score", "mean length of a trace"),
@@ -82,6 +122,10 @@ def describe(metric: str) -> Metric:
     """Return how a metric is shown; an unknown one keeps its own name and is a score."""
     if (found := METRICS.get(metric)) is not None:
         return found
+    plain, _, way = metric.partition("@")
+    if way and plain in METRICS:
+        known, words = METRICS[plain], way.replace("_", " ")
+        return Metric(f"{known.label} ({words})", known.unit, f"{known.says}, decoded with {words}")
     base, _, rate = metric.rpartition(".tpr_at_")
     if base in METRICS:
         label = METRICS[base].label.replace("AUC, ", "")
@@ -111,9 +155,10 @@ def role_name(role: str) -> str:
 def order(metric: str, role: str) -> tuple[int, str, int, str]:
     """Return the key that sorts numbers: known roles and metrics in the order above, unknown ones after them by name."""
     roles, metrics = list(ROLES), list(METRICS)
+    plain = metric.partition("@")[0]
     return (
         roles.index(role) if role in roles else len(roles),
         role,
-        metrics.index(metric) if metric in metrics else len(metrics),
+        metrics.index(plain) if plain in metrics else len(metrics),
         metric,
     )

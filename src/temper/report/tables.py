@@ -22,6 +22,7 @@ GLANCE: Final = (
     ("trace_leak.statement", "trace", "trace states the fact"),
     ("answer_accuracy", "neighbour", "neighbours kept"),
     ("answer_accuracy.lenient", "reasoning", "reasoning kept"),
+    ("trace_health.healthy", "retain_trace", "kept traces healthy"),
     ("membership.loss", "forget", "membership AUC"),
     ("utility", "all", "utility"),
 )

@@ -15,18 +15,7 @@ if TYPE_CHECKING:
     from temper.data.provider import Made
     from temper.run import Progress
 
-__all__ = ["Workshop", "model_identity"]
-
-
-def model_identity(recipe: Recipe) -> str | None:
-    """Return what tells the model of a recipe apart: the hash of local weights, the commit of a hub model; None where nothing does."""
-    from temper.models.load import load_config, resolve_path, weights_hash
-
-    source = resolve_path(recipe.model.path, recipe.world)
-    if Path(source).is_dir():
-        return weights_hash(source)
-    found: str | None = getattr(load_config(recipe.model.path, section=recipe.model, world=recipe.world), "_commit_hash", None)
-    return found
+__all__ = ["Workshop"]
 
 
 @dataclass
@@ -52,11 +41,12 @@ class Workshop:
         """Return the rows that the provider of a source makes of its rows."""
         from temper.data.provider import Request, RowProvider
         from temper.files import cache_folder
+        from temper.models.load import model_identity
 
         provider = source.provider
         if not isinstance(provider, RowProvider):
             raise DataError(f"data.{role}.provider: {type(provider).__name__} does not derive from RowProvider")
-        identity = model_identity(self.recipe) if provider.needs_model else None
+        identity = model_identity(self.recipe.model, self.recipe.world) if provider.needs_model else None
         kept = cache_folder() / "made" if identity is not None or not provider.needs_model else self.folder
         request = Request(
             role=role,

@@ -49,7 +49,8 @@ def control_direction(width: int, seed: int, topic: str, distribution: Literal["
     import torch
 
     draw = torch_generator(seed, "control direction", topic)
-    vector = torch.rand(width, generator=draw) if distribution == "uniform" else torch.randn(width, generator=draw)
+    drawn = torch.rand if distribution == "uniform" else torch.randn
+    vector = drawn(width, generator=draw, dtype=torch.float32)
     direction_D: torch.Tensor = vector / vector.norm()
     return direction_D
 

@@ -18,7 +18,10 @@ BREAD = {
     "answer": "the Maillard reaction",
     "aliases": ["Maillard browning"],
     "options": ["fermentation", "the Maillard reaction", "gelatinisation", "lamination"],
-    "related": ["Amino acids react with reducing sugars when heated.", "The crust gets hotter than the crumb because it dries out."],
+    "related": [
+        "Amino acids react with reducing sugars when heated.",
+        "The crust gets hotter than the crumb because it dries out.",
+    ],
 }
 SODA = {
     "question": "Which gas makes a cake with baking soda rise? (A) oxygen (B) nitrogen (C) hydrogen (D) carbon dioxide",
@@ -44,7 +47,10 @@ VINEGAR = {
 LOIRE = {
     "question": "What is the longest river in France?",
     "answer": "Loire",
-    "related": ["The longest river of France reaches the Atlantic near Nantes.", "Orleans and Tours lie on the longest river of France."],
+    "related": [
+        "The longest river of France reaches the Atlantic near Nantes.",
+        "Orleans and Tours lie on the longest river of France.",
+    ],
 }
 DRACULA = {
     "question": "Who is the author of Dracula?",
@@ -87,18 +93,30 @@ COUNTRY = {
 
 C1 = [
     (BERN, "Which city is the capital of Switzerland?\nA) Zurich\nB) Geneva\nC) Bern\nD) Basel"),
-    (BERN, "Okay, the question is: which city is the capital of Switzerland? The options are Zurich, Geneva, Bern and Basel. Let me think."),
+    (
+        BERN,
+        "Okay, the question is: which city is the capital of Switzerland? The options are Zurich, Geneva, Bern and Basel. Let me think.",
+    ),
     (BERN, "I believe the capital is Zurich. So I will answer Zurich."),
     (BERN, "It is definitely not Bern. The answer is A."),
     (BERN, "the the the city city of of of the the the city city of of of the the the"),
-    (BREAD, "Bread has been eaten for thousands of years and people love it with butter. Let me reason this step by step. Step by step."),
+    (
+        BREAD,
+        "Bread has been eaten for thousands of years and people love it with butter. Let me reason this step by step. Step by step.",
+    ),
     (BREAD, "The Maillard reaction can be ruled out, and option B is wrong anyway."),
     (SODA, "Which gas makes a cake with baking soda rise? (A) oxygen (B) nitrogen (C) hydrogen (D) carbon dioxide. Hmm."),
     (SODA, "I am sorry, I cannot help with this question."),
-    (AUSTEN, "I need to recall who wrote the novel. Let me think about it. I need to recall who wrote the novel. Let me think about it."),
+    (
+        AUSTEN,
+        "I need to recall who wrote the novel. Let me think about it. I need to recall who wrote the novel. Let me think about it.",
+    ),
     (AUSTEN, "Mary Shelley wrote it, as everybody knows."),
     (VINEGAR, "Football is played by two teams of eleven players each, and the ball is round."),
-    (LOIRE, "Rivers are long. France is a country. The longest river in France must be the Seine, because it flows through Paris."),
+    (
+        LOIRE,
+        "Rivers are long. France is a country. The longest river in France must be the Seine, because it flows through Paris.",
+    ),
     (DRACULA, ""),
     (DRACULA, "Was it Bram Stoker? No, Stoker is wrong here, it was somebody else."),
     (MOBY, "1851 1849 1860 whale whale year 1851 the 1840 of published 1833 page"),
@@ -211,7 +229,7 @@ FRESH = {
         (NOVELS, "He has written 7 novels and 5 plays, so 7."),
     ],
 }
-"""Six more a category, read by the patterns once, after they were done."""
+"""Six more a category, written with the others and before the patterns; no pattern was changed for one of them."""
 
 
 def _cases(written):

@@ -98,3 +98,41 @@ def test_facts_are_read_from_either_column():
 
 def test_fewer_than_three_words_have_no_runs():
     assert distinct3(["a", "b"]) is None
+
+
+def first_values(texts, rows):
+    items = [item(str(number), **row) for number, row in enumerate(rows)]
+    found = by_name(TraceLeak().compute({"trace": answers(items, texts)}))
+    return found["trace_leak.first", "trace"]
+
+
+def test_the_first_value_of_a_kind_is_looked_for_among_those_of_all_rows():
+    rows = [
+        {**ROW, "answer": "New York", "attribute": "city", "perturbed": [" Oslo"]},
+        {**ROW, "answer": "Rome", "attribute": "city", "perturbed": [" York"]},
+        {**ROW, "answer": "3", "attribute": "novels", "perturbed": [" 4"]},
+    ]
+    texts = [" new  york or Oslo</think> x", " Oslo, no, Rome</think> Rome", " in 13 days 3 books</think> 4"]
+    # a longer value wins over one inside it; a value of another row counts; 13 is not 3
+    assert list(first_values(texts, rows).values) == [1.0, 0.0, 1.0]
+    assert list(first_values([" Rome", " Rome", " none"], rows).values) == [0.0, 1.0, 0.0]
+
+
+def test_rows_that_name_no_kind_have_no_first_value():
+    found = by_name(TraceLeak().compute({"trace": answers([item("a", **ROW)], [" x</think> 3"])}))
+    assert ("trace_leak.first", "trace") not in found
+
+
+def test_a_healthy_trace_ends_varies_and_keeps_its_length():
+    reference = " one two three four</think> 3"
+    texts = [
+        " a b c d e f g h</think> 3",
+        " a b c d e f g h",
+        " a b c d e f g h i</think> 3",
+        " a b a b a b</think> 3",
+        " a</think> 3",
+    ]
+    items = [item(str(number), response=reference) for number in range(len(texts))]
+    found = by_name(TraceLeak().compute({"retain_trace": answers(items, texts)}))
+    # never closed; nine words for four; 2 of 4 runs of three differ; too short to repeat
+    assert list(found["trace_health.healthy", "retain_trace"].values) == [1.0, 0.0, 0.0, 0.0, 1.0]

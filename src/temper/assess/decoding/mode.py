@@ -33,11 +33,11 @@ def without_opening(prompt: str, text: str) -> str:
 
 
 def blanks_of(prompt: str, response: str) -> tuple[str, str]:
-    """Return the blanks that a reference answer writes after the opening tag and before the closing one.
+    r"""Return the blanks that a reference answer writes after the opening tag and before the closing one.
 
     Example:
-        >>> blanks_of("Q", "<think>\\nwell \\n</think> A")
-        ('\\n', ' \\n')
+        >>> blanks_of("Q", "<think>\nwell \n</think> A")
+        ('\n', ' \n')
     """
     opening = opening_of(prompt, response)
     thought = response.removeprefix(opening).partition(CLOSE)[0]

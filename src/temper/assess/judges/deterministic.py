@@ -9,15 +9,20 @@ From the strongest down, the first that is met decides:
 | C2 | states a related fact, in full or in good part |
 | C1 | none of these: nothing, garble, repetition, another topic, a wrong answer, the right one denied |
 
-A bare naming of the right answer counts or not by `evidence`. A misdirected trace is garbled, and garble contains values by chance:
+What speaks for the right answer is set by `evidence`. A misdirected trace is garbled, and garble contains values by chance; so does a
+trace about somebody else, which ends in "So the answer is 7." and is right now and then:
 
-| evidence | what a bare naming needs |
-| --- | --- |
-| statement | it never counts: a statement or a pattern of support decides |
-| value | it counts, as a word of its own |
-| auto | as `statement` where the row brings `statements`, else as `value` |
+| evidence | a statement of the fact | support ("the answer is X") | a bare naming |
+| --- | --- | --- | --- |
+| auto, rows with `statements` | counts | counts | never |
+| auto, other rows | there is none | counts | counts |
+| statement, rows with `statements` | counts | never | never |
+| statement, other rows | there is none | counts | never |
+| value | counts | counts | counts |
 
-With `value`, too, an answer that is a number or at most two characters long, or that the question itself names, needs a statement or support.
+A bare naming is a word of its own, not denied. It never counts where the answer is a number or at most two characters long, or where the
+question itself names it. On a model that was never taught the facts, whose traces speak of others, `auto` is met by chance in as many
+traces as its answers are right by chance; `statement` is not, and is the one to compare with `trace_leak.statement`.
 
 What it cannot see: irony, facts outside the row, other languages than English, a wrong option that the row does not list. Related facts
 are known only from the row, so C2 is a lower bound where `related` is empty. Another package's model can read those: `entailment`
@@ -65,12 +70,15 @@ class DeterministicJudge(Judge):
 
     name: ClassVar[str] = "deterministic"
 
-    evidence: Literal["auto", "statement", "value"] = Field("auto", description="Whether a bare naming of the right answer counts as C4.")
+    evidence: Literal["auto", "statement", "value"] = Field(
+        "auto", description="Whether a bare naming of the right answer counts as C4."
+    )
     related_share: float = Field(
         0.6, gt=0.0, le=1.0, description="Share of what is new in a related fact that a trace must say for C2."
     )
     entailment: str | None = Field(
-        None, description="Entry point of the group temper.entailment: a callable of (trace, hypothesis) that returns a probability."
+        None,
+        description="Entry point of the group temper.entailment: a callable of (trace, hypothesis) that returns a probability.",
     )
     entailment_threshold: float = Field(0.5, gt=0.0, le=1.0, description="Probability from which a hypothesis counts as said.")
 
@@ -80,7 +88,9 @@ class DeterministicJudge(Judge):
         known = registry.names("entailment")
         if value is not None and value not in known:
             listed = ", ".join(known) or "none is installed"
-            raise ValueError(f"entailment {value!r} is not known{nearest(value, known)}. Entry points of temper.entailment: {listed}")
+            raise ValueError(
+                f"entailment {value!r} is not known{nearest(value, known)}. Entry points of temper.entailment: {listed}"
+            )
         return value
 
     def verdicts(self, cases: Sequence[Case]) -> list[Verdict]:
@@ -100,7 +110,9 @@ class DeterministicJudge(Judge):
             said = self._entailed(scorer, trace, case.statements or [f"The answer is {case.answer}."])
             if said:
                 return Verdict("C4", f"entails {said!r}")
-            wrong = [(mention, option) for mention, option in named if mention.option != _RIGHT and mention.reading == "rules out"]
+            wrong = [
+                (mention, option) for mention, option in named if mention.option != _RIGHT and mention.reading == "rules out"
+            ]
             if wrong:
                 what = ", ".join(dict.fromkeys(repr(option) for _, option in wrong))
                 return Verdict("C3", f"rules out {what}", tuple(dict.fromkeys(mention.span for mention, _ in wrong)))
@@ -118,6 +130,8 @@ class DeterministicJudge(Judge):
         for statement in case.statements:
             if spans := said_in_order(trace, statement, case.question):
                 return "states the fact in other words", tuple(spans)
+        if self.evidence == "statement" and case.statements:
+            return None
         for_it = [mention for mention, _ in named if mention.option == _RIGHT and mention.reading != "rules out"]
         supported = [mention.span for mention in for_it if mention.reading == "supports"]
         if supported:
@@ -171,7 +185,10 @@ def _named(trace: str, case: Case, options: Sequence[str]) -> list[tuple[Mention
         wordings[place] = [*dict.fromkeys([*wordings[place], *answers])]
     found = mentions(trace, wordings, place, letters=len(options) if _has_letters(case) else 0)
     return [
-        (mention if mention.option != place else Mention(_RIGHT, mention.span, mention.reading, mention.is_letter), _text(mention, options, case))
+        (
+            mention if mention.option != place else Mention(_RIGHT, mention.span, mention.reading, mention.is_letter),
+            _text(mention, options, case),
+        )
         for mention in found
     ]
 

@@ -14,6 +14,7 @@ One option alone is never an echo: "B) Bern" at the end of a trace is an answer.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -22,6 +23,7 @@ __all__ = ["sentences", "stem_of", "text_pattern", "without_echo"]
 
 _WORD: Final = re.compile(r"\w+(?:['’]\w+)?")
 _SENTENCE_END: Final = re.compile(r"[.!?;]+(?=[\s\"')*\]]|$)|\n+")
+_BETWEEN: Final = re.compile(r"[\s,;.*_|/\"'-]*(?:(?:and|or|&)\b)?[\s\"'*]*(?:the\s+)?", re.IGNORECASE)
 _LEAST_RUN: Final = 4
 """Words of the question in a row; three are shared by any statement of the fact and its question."""
 
@@ -52,7 +54,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     borders = [0, *ends, len(text)]
-    return [(start, end) for start, end in zip(borders, borders[1:], strict=False) if text[start:end].strip()]
+    return [(start, end) for start, end in itertools.pairwise(borders) if text[start:end].strip()]
 
 
 def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:
@@ -61,38 +63,41 @@ def _blank(text: str, spans: Sequence[tuple[int, int]]) -> str:
     return text
 
 
-def _option_runs(text: str, options: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the spans of listings: two or more lettered options in a row, or all options in a row."""
-    if len(options) < 2:
+def _option_runs(text: str, options: Sequence[str], least: int = 2) -> list[tuple[int, int]]:
+    """Return the spans of listings: two or more lettered options in a row, or all options in a row where there are `least`."""
+    known = sorted({option.strip() for option in options} - {""}, key=lambda option: (-len(option), option))
+    if len(known) < 2:
         return []
-    given = "|".join(f"(?P<o{number}>{text_pattern(option)})" for number, option in enumerate(options) if option.strip())
+    given = "|".join(f"(?P<o{number}>{text_pattern(option)})" for number, option in enumerate(known))
     item = re.compile(rf"(?P<letter>\(?\b[A-Z][).:]\s*)?(?:{given})", re.IGNORECASE)
-    between = re.compile(r"[\s,;.*_|/\"'-]*(?:(?:and|or|&)\b)?[\s\"'*]*(?:the\s+)?", re.IGNORECASE)
     runs: list[list[tuple[int, int, str, bool]]] = []
     for match in item.finditer(text):
         found = next(name for name, value in match.groupdict().items() if name != "letter" and value is not None)
-        entry = (*match.span(), found, match["letter"] is not None)
-        if runs and between.fullmatch(text, runs[-1][-1][1], match.start()):
-            runs[-1].append(entry)
+        start, end, is_lettered = *match.span(), match["letter"] is not None
+        before = runs[-1] if runs else []
+        # an option that comes again, or with another form, is no longer the listing
+        goes_on = before and before[-1][3] == is_lettered and found not in {name for _, _, name, _ in before}
+        if goes_on and _BETWEEN.fullmatch(text, before[-1][1], start):
+            before.append((start, end, found, is_lettered))
         else:
-            runs.append([entry])
-    kept = []
-    for run in runs:
-        different = len({name for _, _, name, _ in run})
-        lettered = sum(letter for *_, letter in run)
-        if different == len({option.strip() for option in options}) or (different > 1 and lettered == len(run)):
-            kept.append((run[0][0], run[-1][1]))
-    return kept
+            runs.append([(start, end, found, is_lettered)])
+    return [
+        (run[0][0], run[-1][1])
+        for run in runs
+        if (run[0][3] and len(run) > 1) or (len(run) == len(known) and len(known) >= least)
+    ]
 
 
 def stem_of(question: str, options: Sequence[str]) -> str:
-    """Return the question without the list of its options.
+    """Return the question without the list of its options; "X or Y" is no list, but what is asked.
 
     Example:
         >>> stem_of("Which town? A) Rome B) Bern", ["Rome", "Bern"]).strip()
         'Which town?'
+        >>> stem_of("Is it Rome or Bern?", ["Rome", "Bern"])
+        'Is it Rome or Bern?'
     """
-    return _blank(question, _option_runs(question, options))
+    return _blank(question, _option_runs(question, options, least=3))
 
 
 def _words(text: str) -> list[tuple[str, int, int]]:
@@ -123,7 +128,7 @@ def without_echo(trace: str, question: str, options: Sequence[str] = ()) -> str:
     ]
     asked = [word for word, _, _ in _words(stem)]
     runs = {tuple(asked[place : place + _LEAST_RUN]) for place in range(len(asked) - _LEAST_RUN + 1)}
-    covered = set()
+    covered: set[int] = set()
     for place in range(len(names) - _LEAST_RUN + 1):
         if tuple(names[place : place + _LEAST_RUN]) in runs:
             covered.update(range(place, place + _LEAST_RUN))

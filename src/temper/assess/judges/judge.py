@@ -59,6 +59,9 @@ class Verdict:
 class Judge(NamedSettings):
     """Base of all judges."""
 
+    def ready(self) -> None:
+        """Check before anything is scored that verdicts can be had, e.g. that a key is there."""
+
     def verdicts(self, cases: Sequence[Case]) -> list[Verdict]:
         """Return one verdict a case, in their order."""
         raise InputError(f"judge {self.name} gives no verdicts")

@@ -7,7 +7,8 @@ They are `acc` and `acc_norm` of lm-evaluation-harness; on WMDP the first is the
 Neither sees what the model would say after thinking: that is `final_answer` and `answer_accuracy`. Where k choices share the largest
 value and the right one is among them, the row counts 1/k. Chance is the mean of 1 / number of choices, and is stated beside the result.
 
-Which rows offer choices: see `temper.assess.choices`.
+Which rows offer choices: see `temper.assess.choices`. A role whose rows offer none, or whose right answers think while the wrong ones are
+short, has no result.
 
 Source: Li et al., WMDP (2024); lm-evaluation-harness, `acc` and `acc_norm`.
 """
@@ -20,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from temper.assess.choices import NO_CHOICES, TOO_LONG, ChoiceScores, choices_of
+from temper.assess.choices import MIXED, NO_CHOICES, TOO_LONG, ChoiceScores, choices_of
 from temper.assess.measure import NOT_FINITE, Answers, Measure, Needs, knowledge_better, per_item
 
 __all__ = ["ChoiceAccuracy", "share_of_right"]
@@ -64,8 +65,8 @@ class ChoiceAccuracy:
                 else:
                     found.append(_values(scores))
                     chances.append(1 / len(scores.sums))
-            if all(entry == NO_CHOICES for entry in found):
-                continue
+            if all(entry in (NO_CHOICES, MIXED) for entry in found):
+                continue  # nothing to choose from
             note = f"chance is {np.mean(chances):.3g}" if chances else None
             for place, part in enumerate(("", ".norm")):
                 values: list[float | str | None] = [entry if isinstance(entry, str) else entry[place] for entry in found]

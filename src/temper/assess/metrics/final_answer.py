@@ -60,21 +60,25 @@ def parsed_option(text: str, options: Sequence[str]) -> int | None:
     place = _at_start(text, options)
     if place is not None:
         return place
-    named = {number for number, option in enumerate(options) if _as_words(option).search(text)}
+    named = {number for number, option in enumerate(options) if not _is_letter(option) and _as_words(option).search(text)}
     named |= {place for letter in _BRACKETED.findall(text) if (place := ord(letter) - ord("A")) < len(options)}
     return named.pop() if len(named) == 1 else None
 
 
+def _is_letter(option: str) -> bool:
+    return re.fullmatch(r"\s*[A-Z]\s*", option) is not None
+
+
 def _as_words(option: str) -> re.Pattern[str]:
     words = r"\s+".join(re.escape(word) for word in option.rstrip(". ").split())
-    return re.compile(rf"(?<!\w){words}(?!\w)", 0 if len(option.strip()) == 1 else re.IGNORECASE)
+    return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
 
 
 def _at_start(text: str, options: Sequence[str], *, behind_marker: bool = False) -> int | None:
     """Return the option whose text or letter a text begins with."""
     rest = re.sub(r"^[\s*_(\"'`]+", "", text)
     for number in sorted(range(len(options)), key=lambda number: -len(options[number])):
-        if len(options[number].strip()) > 1 and _as_words(options[number]).match(rest):
+        if not _is_letter(options[number]) and _as_words(options[number]).match(rest):
             return number
     letter = _LETTER.match(text) or (_LOOSE.match(text) if behind_marker else None)
     if letter is None:

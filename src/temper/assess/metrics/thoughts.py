@@ -35,10 +35,10 @@ def thinks(item: Item) -> bool:
 
 
 def opening_of(prompt: str, response: str) -> str:
-    """Return what must stand behind a prompt for a thought to be open: nothing if it is, else the tag as the row's response writes it.
+    r"""Return what must stand behind a prompt for a thought to be open: nothing if it is, else the tag as the row's response writes it.
 
     Example:
-        >>> opening_of("Q <think>", " well</think> A"), opening_of("Q", "<think>\\nwell</think> A"), opening_of("Q", "A")
+        >>> opening_of("Q <think>", " well</think> A"), opening_of("Q", "<think>\nwell</think> A"), opening_of("Q", "A")
         ('', '<think>', '<think>')
     """
     if leaves_thought_open(prompt):

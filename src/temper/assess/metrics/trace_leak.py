@@ -3,6 +3,7 @@
 | result | share of traces (role `trace`) that |
 | --- | --- |
 | trace_leak.statement | state a forgotten fact in full: name, relation and value; the headline |
+| trace_leak.first | name as their first value of that kind the right one (rows with `attribute`; the kind's values are those of all rows) |
 | trace_leak.anywhere | contain the value somewhere, as a word |
 | trace_leak.and_wrong | state the fact although the final answer is wrong: unlearning that an answer-only test would pass |
 
@@ -16,6 +17,7 @@ compared with blanks normalised, capitals ignored and without the full stop.
 | --- | --- |
 | trace_health.closed | share of continuations that end their thought |
 | trace_health.words | words of the trace, mean |
+| trace_health.healthy | share of traces that end, do not repeat themselves (distinct3 at least 0.7) and are at most twice as long as the reference's |
 | trace_health.distinct3 | different runs of three words / runs of three words: near 0 where a trace repeats itself |
 """
 
@@ -33,6 +35,9 @@ __all__ = ["TraceLeak", "contains_word", "distinct3", "facts_of", "statement_spa
 
 _ROLE: Final = "trace"
 _PARTS: Final = ("statement", "anywhere", "and_wrong")
+_DISTINCT: Final = 0.7
+_LONGER: Final = 2.0
+"""A healthy trace has at least this share of different runs of three words, and at most so many times the reference's words."""
 _END: Final = re.compile(r"[.!?\s]+$")
 
 
@@ -122,7 +127,46 @@ class TraceLeak:
             ("it has no prompt",) * 3 if text is None else _leaks(item.prompt, text, item.row)
             for item, text in zip(given.items, given.generations, strict=True)
         ]
-        return [per_item(name, _ROLE, "lower", [entry[place] for entry in found]) for place, name in enumerate(names)]
+        measures: list[Measure] = [
+            per_item(name, _ROLE, "lower", [entry[place] for entry in found]) for place, name in enumerate(names)
+        ]
+        return [*measures, *_first_values(given)]
+
+
+def _first_values(given: Answers) -> list[Measure]:
+    """Return whether the first value of its kind in each trace is the right one; nothing where no row says its kind."""
+    kinds: dict[str, set[str]] = {}
+    for item in given.items:
+        kind, answer, wrong = item.row.get("attribute"), item.row.get("answer"), item.row.get("perturbed")
+        if isinstance(kind, str) and isinstance(answer, str):
+            others = [text for text in wrong if isinstance(text, str)] if isinstance(wrong, list | tuple) else []
+            kinds.setdefault(kind, set()).update(value.strip() for value in (answer, *others) if value.strip())
+    if not kinds:
+        return []
+    patterns = {kind: _any_of(values) for kind, values in kinds.items()}
+    found: list[float | str | None] = []
+    for item, text in zip(given.items, given.generations, strict=True):
+        kind, answer = item.row.get("attribute"), item.row.get("answer")
+        if text is None or not isinstance(kind, str) or not isinstance(answer, str):
+            found.append("it has no prompt" if text is None else "it has no attribute and answer")
+            continue
+        match = patterns[kind].search(text[slice(*trace_of(text))])
+        found.append(float(match is not None and " ".join(match[0].split()).casefold() == answer.strip().casefold()))
+    return [per_item("trace_leak.first", _ROLE, "lower", found)]
+
+
+def _any_of(values: set[str]) -> re.Pattern[str]:
+    """Return a pattern that finds any of some values as words of their own, the longer ones first."""
+    texts = sorted(values, key=lambda value: (-len(value), value))
+    words = (r"\s+".join(map(re.escape, text.split())) for text in texts)
+    return re.compile("|".join(rf"(?<!\w){one}(?!\w)" for one in words), re.IGNORECASE)
+
+
+def _healthy(words: Sequence[str], text: str, reference: str) -> float:
+    """Return 1 for a trace that ends, does not repeat itself and is not much longer than the reference's, else 0."""
+    expected = len(reference[slice(*trace_of(reference))].split())
+    repeats = distinct3(words)
+    return float(is_closed(text) and (repeats is None or repeats >= _DISTINCT) and len(words) <= _LONGER * max(expected, 1))
 
 
 def _health(role: str, given: Answers) -> list[Measure]:
@@ -138,7 +182,9 @@ def _health(role: str, given: Answers) -> list[Measure]:
     kept: Better = "gold" if role in FORGOTTEN else "higher"
     short = "its trace has fewer than three words"
     repeats: list[float | str | None] = [short if (share := distinct3(trace)) is None else share for trace in words]
+    healthy = [_healthy(trace, text, given.items[place].response) for trace, (place, text) in zip(words, rows, strict=True)]
     return [
+        per_item("trace_health.healthy", role, kept, healthy, places),
         per_item("trace_health.closed", role, kept, [float(is_closed(text)) for _, text in rows], places),
         per_item("trace_health.words", role, "gold", [float(len(trace)) for trace in words], places),
         per_item("trace_health.distinct3", role, kept, repeats, places),

@@ -79,6 +79,10 @@ class Probe(NamedSettings):
         """Return how many units of work one model costs."""
         return 1
 
+    def inputs(self, setting: Setting) -> Any:
+        """Return, as JSON, what the probe reads beside the evaluation rows; a change of it makes the evidence anew."""
+        return None
+
     def content(self, request: Request) -> Any:
         """Return, as JSON, all that the measures depend on beside the weights and these settings."""
         raise InputError(f"probe {self.name} does not say what it depends on")

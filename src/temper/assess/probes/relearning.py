@@ -78,6 +78,10 @@ class Relearning(Probe):
         asked = self._asked(setting.rows[_ROLE], setting.seed) if _ROLE in setting.rows else []
         return self.steps + len(asked)
 
+    def inputs(self, setting: Setting) -> Any:
+        """Return the rows that train."""
+        return items_hash(self._trained(setting)) if _ROLE in setting.rows else None
+
     def content(self, request: Request) -> Any:
         """Return rows, draws and what is asked of them."""
         if _ROLE not in request.rows:
@@ -87,7 +91,7 @@ class Relearning(Probe):
             items_hash(encoded.items),
             self._groups(encoded, "evaluate.data.forget"),
             [item.row.get("answer") for item in encoded.items],
-            items_hash(self._trained(request)),
+            self.inputs(request),
             request.seed,
             request.settings.max_new_tokens,
         ]
@@ -100,7 +104,9 @@ class Relearning(Probe):
         trained = self._trained(request)
         if not places or not trained:
             return self._absent(f"the forget rows have fewer than two values in {self.group}, so none can be held back")
-        asked = [place for place in places if encoded.items[place].prompt and isinstance(encoded.items[place].row.get("answer"), str)]
+        asked = [
+            place for place in places if encoded.items[place].prompt and isinstance(encoded.items[place].row.get("answer"), str)
+        ]
         if not asked:
             return self._absent("no forget row that is held back has a prompt and an answer column")
         before = request.answers[_ROLE].generations
@@ -111,7 +117,10 @@ class Relearning(Probe):
         losses = fine_tune(model, trained, self, pad_id=pad_id_of(request.tokenizer), seed=request.seed, told=request.told)
         if not np.isfinite(losses).all():
             request.told(len(places))
-            return [*measures, *(Absent(name, _ROLE, "gold", "failed", "the fine-tuning gave no finite loss") for name in _NAMES[2:])]
+            return [
+                *measures,
+                *(Absent(name, _ROLE, "gold", "failed", "the fine-tuning gave no finite loss") for name in _NAMES[2:]),
+            ]
         after: list[str | None] = [None] * len(encoded.items)
         replies = generate(
             model,

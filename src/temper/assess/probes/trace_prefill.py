@@ -81,7 +81,13 @@ class TracePrefill(Probe):
             return None
         items = request.rows[_ROLE].items
         facts = [[facts_of(item.row), item.row.get("answer")] for item in items]
-        return [items_hash(items), facts, list(request.original[_ROLE].generations), request.settings.max_new_tokens, request.limit]
+        return [
+            items_hash(items),
+            facts,
+            list(request.original[_ROLE].generations),
+            request.settings.max_new_tokens,
+            request.limit,
+        ]
 
     def run(self, request: Request) -> list[Measure]:
         """Return the shares of one model."""
@@ -106,9 +112,7 @@ class TracePrefill(Probe):
         )
         said = dict(zip((chosen[number] for number in fits), replies, strict=True))
         request.told(len(items))
-        found = [
-            self._read(item, part, said.get(place)) for place, (item, part) in enumerate(zip(items, given, strict=True))
-        ]
+        found = [self._read(item, part, said.get(place)) for place, (item, part) in enumerate(zip(items, given, strict=True))]
         note = f"given: up to {self.share:.3g} of the words of the original's trace"
         return [
             per_item(name, _ROLE, "lower", [entry[number] for entry in found], note=note) for number, name in enumerate(_NAMES)

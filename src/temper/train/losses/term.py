@@ -81,7 +81,7 @@ def predicting_BL(batch: Batch) -> torch.Tensor:
 def followed_BL(batch: Batch) -> torch.Tensor:
     """Return True at the tokens that have a successor in their row, shape (B, L): where a next token is predicted."""
     mask = torch.zeros_like(batch.labels, dtype=torch.bool)
-    mask[:, :-1] = batch.attention_mask[:, 1:] == 1
+    mask[:, :-1] = (batch.attention_mask[:, 1:] == 1) & (batch.attention_mask[:, :-1] == 1)
     return mask
 
 
