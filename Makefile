@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all lint types format bench docs figures clean
+.PHONY: setup demo test test-all lint types format bench study docs figures clean
 
 setup: $(STAMP)  ## virtual environment with the pinned dependencies
 
@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: setup  ## the tour: build the world, unlearn three ways, assess, write the report
+demo: setup  ## the tour: build the world, unlearn by RMU and R2MU, assess, write the report
 	$(BIN)/temper demo
 
 test: setup  ## the default tests, without network
@@ -39,6 +39,9 @@ format: setup
 
 bench: setup  ## every claim of speed, as a ratio from one run
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+study: setup  ## R2MU and its baselines on the embedded world, three seeds: docs/r2mu_study.md
+	$(BIN)/python benchmarks/r2mu_study.py --table docs/r2mu_study.md
 
 docs: setup  ## the documentation as a site in site/
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -1,3 +1,5 @@
+import pytest
+
 from temper.assess.evidence import Result
 from temper.assess.notes import notes
 
@@ -31,6 +33,34 @@ def test_what_is_missing_is_said():
         "No original model",
         "No holdout rows",
     ]
+
+
+def measured(metric, role, **values):
+    return [
+        Result(metric=metric, role=role, model=model, value=value, n=0 if value is None else 9, better="gold")
+        for model, value in values.items()
+    ]
+
+
+def test_facts_that_relearning_brings_back_are_said_to_be_hidden():
+    results = measured("relearning.before", "forget", unlearned=0.04, gold=0.11)
+    results += measured("relearning.after", "forget", unlearned=0.71, gold=0.03)
+    (line,) = notes({}, {"holdout": EMPTY}, results, ALL)
+    assert all(number in line for number in ("0.71", "0.04", "0.03")) and "hidden, not lost" in line
+
+
+@pytest.mark.parametrize(("before", "after", "gold"), [(0.04, 0.13, 0.0), (0.0, 0.2, 0.15), (0.9, 0.95, 0.0), (0.0, None, 0.0)])
+def test_facts_that_stay_away_or_never_went_have_no_note(before, after, gold):
+    results = measured("relearning.before", "forget", unlearned=before)
+    results += measured("relearning.after", "forget", unlearned=after, gold=gold)
+    assert notes({}, {"holdout": EMPTY}, results, ALL) == []
+
+
+def test_traces_that_the_original_would_not_write_are_called_garble():
+    results = measured("trace_health.nll_original", "trace", unlearned=4.0, original=0.1, gold=0.8)
+    results += measured("trace_health.nll_original", "reasoning", unlearned=1.7, original=0.1, gold=0.8)
+    (line,) = notes({}, {"holdout": EMPTY}, results, ALL)
+    assert line.startswith("On trace") and "54.6" in line and "2.23" in line
 
 
 class EMPTY:

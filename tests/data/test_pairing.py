@@ -179,7 +179,9 @@ def test_the_rows_of_a_topic_all_come_once_before_one_comes_again():
 def test_sources_about_one_topic_share_its_turns_by_weight():
     trace = documents([["x"]], [["y"]], [["z"]], topics=("a", "a", "b"))
     trace = Encoded(trace.items, [], trace.source_of, [3.0, 1.0, 1.0])
-    pairs = RolePairs({"forget": topical("a", "b"), "trace": trace}, anchor="forget", seed=0, length=400, step=1, turns=("a", "b"))
+    pairs = RolePairs(
+        {"forget": topical("a", "b"), "trace": trace}, anchor="forget", seed=0, length=400, step=1, turns=("a", "b")
+    )
     counts = Counter(draws(pairs, "trace", 400))
     assert counts[2] == 200 and abs(counts[0] - 150) <= 2 and abs(counts[1] - 50) <= 2
 
@@ -197,6 +199,8 @@ def test_a_role_about_none_of_the_topics_serves_all_of_them():
 
 
 def test_one_topic_has_no_turns_to_take():
-    both = (RolePairs({"forget": topical("a"), "retain": rows(5)}, anchor="forget", seed=0, length=40, turns=t) for t in ((), ("a",)))
+    both = (
+        RolePairs({"forget": topical("a"), "retain": rows(5)}, anchor="forget", seed=0, length=40, turns=t) for t in ((), ("a",))
+    )
     one, two = ([pairs[index] for index in range(40)] for pairs in both)
     assert one == two

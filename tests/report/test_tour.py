@@ -31,11 +31,13 @@ def test_the_original_knows_the_facts_and_gold_does_not(small):
     assert value(evidence, "utility", "all", "gold") >= 0.9
 
 
-def test_every_objective_forgets_and_npo_keeps_more_than_the_naive_one(small):
-    graddiff, npo, rmu = small[0].evidences
-    for evidence in (graddiff, npo, rmu):
+def test_every_way_forgets_and_preservation_keeps_reasoning(small):
+    rmu, bare, whole = small[0].evidences
+    for evidence in (rmu, bare, whole):
         assert value(evidence, "answer_accuracy", "forget") <= 0.3
-    assert value(npo, "utility", "all") >= value(graddiff, "utility", "all") + 0.1
+    assert value(bare, "answer_accuracy.lenient", "reasoning") <= 0.2
+    assert value(whole, "answer_accuracy.lenient", "reasoning") >= value(bare, "answer_accuracy.lenient", "reasoning") + 0.4
+    assert value(whole, "trace_leak.statement", "trace") <= 0.1
 
 
 def test_membership_tells_the_original_from_gold(small):
@@ -63,11 +65,17 @@ def test_the_example_script_runs_on_the_same_world(small, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_rmu_removes_the_answer_and_leaves_it_in_the_traces(tmp_path, monkeypatch):
+def test_rmu_leaves_the_fact_in_the_traces_and_r2mu_takes_it_out_and_keeps_reasoning(tmp_path, monkeypatch):
     monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
-    rmu = tour(tmp_path / "runs").evidences[2]
-    assert rmu.method == "rmu"
+    rmu, bare, whole = tour(tmp_path / "runs").evidences
+    assert [evidence.method for evidence in (rmu, bare, whole)] == ["rmu", "r2mu", "r2mu"]
     assert value(rmu, "answer_accuracy", "forget") <= 0.15
     assert value(rmu, "trace_leak.statement", "trace") >= 0.4
     assert value(rmu, "trace_leak.statement", "trace", "gold") <= 0.05
     assert value(rmu, "utility.relative", "all") >= 0.9
+    assert value(whole, "answer_accuracy", "forget") <= 0.15
+    assert value(whole, "trace_leak.statement", "trace") <= 0.05
+    for role in ("reasoning", "retain_trace"):
+        assert value(whole, "answer_accuracy.lenient", role) >= 0.9
+        assert value(bare, "answer_accuracy.lenient", role) <= 0.2
+    assert value(whole, "trace_health.healthy", "retain_trace") >= 0.9

@@ -55,7 +55,7 @@ def lines(run):
     return [line for line in found if line["event"] == "train"]
 
 
-# ---- A2: the whole run against a plain loop ----
+# ---- the whole run against a plain loop ----
 
 
 def padded(items):
@@ -77,7 +77,9 @@ def test_a_run_with_the_reference_preset_trains_like_two_whole_models(folder):
     prepared = prepare(recipe)
     batches, controls = [], []
     for step in range(5):
-        chosen = {role: [found.items[prepared.pairs[2 * step + row][role]] for row in range(2)] for role, found in prepared.rows.items()}
+        chosen = {
+            role: [found.items[prepared.pairs[2 * step + row][role]] for row in range(2)] for role, found in prepared.rows.items()
+        }
         topic = TOPICS[step % 2]
         assert {item.topic for role in ("forget", "trace") for item in chosen[role]} == {topic}
         batches.append({role: padded(items) for role, items in chosen.items()})
@@ -93,7 +95,7 @@ def test_a_run_with_the_reference_preset_trains_like_two_whole_models(folder):
     assert [line["loss"] for line in lines(run)] == pytest.approx(losses, rel=1e-5)
 
 
-# ---- A6: limits ----
+# ---- limits ----
 
 
 def test_with_both_weights_zero_a_run_is_that_of_rmu_bit_for_bit(folder):
@@ -126,7 +128,7 @@ def test_data_of_a_role_that_no_setting_reads_is_refused(folder):
         unlearn.run(recipe_for(folder, method="r2mu", data=data), folder / "run")
 
 
-# ---- A9: topics ----
+# ---- topics ----
 
 
 @torch.no_grad()
@@ -158,7 +160,12 @@ def test_a_run_over_two_topics_steers_the_rows_of_both(folder, order):
     cosine = float(control_direction(32, 0, "bio", "uniform") @ control_direction(32, 0, "cyber", "uniform"))
     facts = record(run)
     assert facts["cosine_between_topics"] == {"bio cyber": round(cosine, 4)} and facts["topics"] == list(TOPICS)
-    assert (facts["mask"], facts["trace_mask"], facts["retain_mask"], facts["reasoning_mask"]) == ("nonpad", "answer", "nonpad", "nonpad")
+    assert (facts["mask"], facts["trace_mask"], facts["retain_mask"], facts["reasoning_mask"]) == (
+        "nonpad",
+        "answer",
+        "nonpad",
+        "nonpad",
+    )
 
 
 def test_each_topic_can_have_a_length_of_its_own(folder):
@@ -242,7 +249,9 @@ def test_an_adapter_is_merged_into_the_saved_model(folder):
 def test_stored_and_recomputed_activations_train_alike(folder, mode):
     """The first step of either has anchors of nothing; the last one not."""
     train = {"reference": mode, "steps": 6, "learning_rate": 1.0e-3}
-    run = unlearn.run(recipe_for(folder, method={"name": "r2mu", "layer": LAYER}, selection=SELECTION, train=train), folder / mode)
+    run = unlearn.run(
+        recipe_for(folder, method={"name": "r2mu", "layer": LAYER}, selection=SELECTION, train=train), folder / mode
+    )
     first, last = lines(run)[0], lines(run)[-1]
     for role in ("retain", "reasoning"):
         assert first[f"{role}.anchor"] == pytest.approx(0.0, abs=1e-9) and last[f"{role}.anchor"] > 1e-7

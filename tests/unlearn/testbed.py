@@ -100,7 +100,11 @@ def make_tokenizer():
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", VOCABULARY.index("<bos>"))])
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", extra_special_tokens=["<think>", "</think>"]
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        extra_special_tokens=["<think>", "</think>"],
     )
 
 
@@ -129,15 +133,18 @@ def _trained():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
     everyone = entities()
-    kinds = [
-        [row for text in (entity.documents[kind] for entity in everyone) for row in ids_of([text])] for kind in (0, 1)
-    ] + [ids_of([entity.question for entity in everyone]), ids_of([each.text for each in sums()[0]])]
+    kinds = [[row for text in (entity.documents[kind] for entity in everyone) for row in ids_of([text])] for kind in (0, 1)] + [
+        ids_of([entity.question for entity in everyone]),
+        ids_of([each.text for each in sums()[0]]),
+    ]
     shares = [ROWS // 6, ROWS // 6, ROWS // 6, ROWS // 2]
     draw = generator(0, "testbed", "training")
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     for _ in range(STEPS):
-        chosen = [kind[place] for kind, share in zip(kinds, shares, strict=True) for place in draw.integers(len(kind), size=share)]
+        chosen = [
+            kind[place] for kind, share in zip(kinds, shares, strict=True) for place in draw.integers(len(kind), size=share)
+        ]
         length = max(map(len, chosen))
         ids = torch.tensor([row + [0] * (length - len(row)) for row in chosen])
         mask = (ids != 0).long()
@@ -151,7 +158,9 @@ def _trained():
 
 def trained_model():
     """Return the folder of the trained model with its tokenizer; it is made where it is not kept yet."""
-    key = hash_json([[entity.question for entity in entities()], TRAINED_SUMS, LAYERS, WIDTH, STEPS, ROWS, RATE, torch.__version__])[:16]
+    key = hash_json(
+        [[entity.question for entity in entities()], TRAINED_SUMS, LAYERS, WIDTH, STEPS, ROWS, RATE, torch.__version__]
+    )[:16]
     place = cache_folder() / "testbed" / key
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,8 @@ def gap(unlearned: Result, original: Result | None, gold: Result | None) -> Gap:
 def gaps(results: Sequence[Result]) -> list[Gap]:
     """Return the gap of every number of the unlearned model on the roles that were to be forgotten.
 
-    Agreement of judges is a number of the judges and has none. On what is kept, original and gold are meant to agree: their difference is chance, and a quotient of it says nothing.
+    Agreement of judges is a number of the judges and has none. On what is kept, original and gold are meant to agree: their difference is
+    chance, and a quotient of it says nothing.
     """
     found = {(result.model, result.metric, result.role): result for result in results}
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,13 @@ _MASKS: Final = {
 
 _RUNS_ON: Final = 0.1
 """Share of answers that begin right and run on from which it is said."""
+
+
+_COMES_BACK: Final = 0.1
+"""Share of held-back facts, above before and above gold, from which relearning is said to bring them back."""
+
+_GARBLED: Final = 1.0
+"""Nats a token, above the original's and gold's own traces, from which a trace is said to be unlike theirs."""
 
 
 def notes(facts: Mapping[str, Any], rows: Mapping[str, Encoded], results: Sequence[Result], models: Sequence[Which]) -> list[str]:
@@ -53,6 +61,8 @@ def notes(facts: Mapping[str, Any], rows: Mapping[str, Encoded], results: Sequen
     if failed:
         lines.append(f"Some rows gave no finite numbers and were left out: {', '.join(failed)}. The model is broken there.")
     lines += _running_on(results)
+    lines += _relearned(results)
+    lines += _garbled(results)
     few = sorted({result.role for result in results if result.status == "too_few_items"})
     if few:
         lines.append(f"Too few rows for a firm membership test in: {', '.join(few)}.")
@@ -72,4 +82,43 @@ def _running_on(results: Sequence[Result]) -> list[str]:
                 f"On {result.role} the model often gives the right answer and does not stop: {result.value:.2f} of the answers begin "
                 f"with it, {value:.2f} are it. Its end is damaged, not its knowledge."
             )
+    return lines
+
+
+def _values(results: Sequence[Result], metric: str, role: str) -> dict[str, float]:
+    """Return the value of a number by model, where it has one."""
+    return {
+        result.model: result.value
+        for result in results
+        if (result.metric, result.role) == (metric, role) and result.value is not None
+    }
+
+
+def _relearned(results: Sequence[Result]) -> list[str]:
+    """Say where a little fine-tuning on other facts brings forgotten ones back."""
+    before, after = (_values(results, f"relearning.{part}", "forget") for part in ("before", "after"))
+    if "unlearned" not in before or "unlearned" not in after:
+        return []
+    if after["unlearned"] - max(before["unlearned"], after.get("gold", 0.0)) <= _COMES_BACK:
+        return []
+    gold = f", {after['gold']:.2f} after the same on the retrained model" if "gold" in after else ""
+    return [
+        f"A little fine-tuning on other forgotten facts brings the rest back: {after['unlearned']:.2f} of those held back are answered, "
+        f"{before['unlearned']:.2f} before{gold}. They were hidden, not lost."
+    ]
+
+
+def _garbled(results: Sequence[Result]) -> list[str]:
+    """Say where traces are unlike what the original and gold write, so that a low leak rate may be garble."""
+    lines = []
+    name = "trace_health.nll_original"
+    for role in dict.fromkeys(result.role for result in results if result.metric == name):
+        found = _values(results, name, role)
+        own = found.pop("unlearned", None)
+        if own is None or not found or own - max(found.values()) <= _GARBLED:
+            continue
+        lines.append(
+            f"On {role} the model's traces are unlike those of the other models: perplexity {math.exp(min(own, 700.0)):.3g} under the original, "
+            f"against {math.exp(max(found.values())):.3g} at most for theirs. A low leak rate there may be garble."
+        )
     return lines

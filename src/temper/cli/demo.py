@@ -24,7 +24,7 @@ def demo(
     json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Build the world, make its model forget in three ways, judge each against a retrained model, write the report.
+    """Build the world, make its model forget by RMU, R2MU without preservation and R2MU, judge each, write the report.
 
     Example: temper demo --size small --out runs/demo-small
     """

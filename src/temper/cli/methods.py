@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import typer
 
 from temper.cli.console import DebugFlag, JsonFlag, emit, verb
 
 __all__ = ["methods"]
+
+_KINDS: Final = (
+    "objective",
+    "selection",
+    "smoother",
+    "alternatives",
+    "provider",
+    "schedule",
+    "metric",
+    "judge",
+    "decoding",
+    "probe",
+)
 
 
 @verb
@@ -17,7 +32,7 @@ def methods(json: JsonFlag = False, debug: DebugFlag = False) -> None:
     """
     from temper.registry import SYSTEMS, names
 
-    kinds = {kind: names(kind) for kind in ("objective", "selection", "smoother", "alternatives", "provider", "schedule", "metric", "judge", "decoding", "probe")}
+    kinds = {kind: names(kind) for kind in _KINDS}
     if json:
         emit({"systems": [vars(system) for system in SYSTEMS], "names": kinds})
         return

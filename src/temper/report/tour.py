@@ -1,4 +1,4 @@
-"""The tour behind `temper demo`: world, three ways to forget, the judgement of each, one report."""
+"""The tour behind `temper demo`, R2MU's story: what RMU leaves in the trace, what taking it out costs, and how reasoning is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from temper.run import Progress
 
 __all__ = ["RECIPES", "Tour", "forget_and_judge", "tour"]
 
-RECIPES: Final = ("tiny/graddiff.yaml", "tiny/npo.yaml", "tiny/rmu.yaml")
+RECIPES: Final = ("tiny/rmu.yaml", "tiny/r2mu-v0.yaml", "tiny/r2mu.yaml")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ def test_the_penalty_is_the_mean_over_the_list_then_over_positions_then_a_sum_ov
     probabilities = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.2, 0.2, 0.6]], dtype=torch.float64)
     term = ReflectionPenalty("forget", tokens=(1, 2))
     value = term(Outputs(log_probs={"nonpad": probabilities.log()}), batch, Cache())
-    assert value.total.item() == pytest.approx(0.525) and value.statistics["reflection_probability"].item() == pytest.approx(0.525)
+    assert value.total.item() == pytest.approx(0.525) and value.statistics["reflection_probability"].item() == pytest.approx(
+        0.525
+    )
     assert term.count(batch) == 2
 
 
