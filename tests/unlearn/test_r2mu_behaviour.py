@@ -14,8 +14,10 @@ WAYS = {
     "v0": {"name": "r2mu", "reasoning_weight": 0.0},
     "sums": {"name": "r2mu", "reasoning_weight": 30.0},
     "mixed": {"name": "r2mu", "reasoning_weight": 30.0},
+    "half": {"name": "r2mu", "reasoning_weight": 30.0},
 }
-REASONING = {"sums": ["sums"], "mixed": ["sums", "traces"]}
+STEPS = {"mixed": 800, "half": 400}
+REASONING = {"sums": ["sums"], "mixed": ["sums", "traces"], "half": ["sums", "half"]}
 """What is held beside the retained documents."""
 
 
@@ -36,7 +38,7 @@ def recipe_for(way, seed, model, data):
             "method": method if way == "rmu" else {"trace_mask": "labelled", **method},
             "selection": {"layers": {"layers": [1, 2, 3], "module": "mlp.down_proj"}},
             "train": {
-                "steps": 400 if way == "mixed" else 150,
+                "steps": STEPS.get(way, 150),
                 "batch_size": 8,
                 "learning_rate": 1.0e-3,
                 "max_grad_norm": 0.0,
@@ -82,11 +84,17 @@ def test_traces_do_not_say_the_group_and_the_answer_is_gone(measured):
     assert mean(measured["sums"], "forget answer") <= 0.35
 
 
-def test_traces_of_retained_things_keep_their_answers_when_some_of_them_are_held(measured):
-    """Half of the retained entities are shown; the other half is kept too."""
+def test_holding_traces_about_retained_things_keeps_their_answers_and_still_forgets(measured):
     assert mean(measured["mixed"], "retain answer") >= 0.95
     assert mean(measured["mixed"], "forget answer") <= 0.35
+    assert mean(measured["mixed"], "held-out sums") >= 0.95
 
 
 def test_holding_sums_alone_damages_the_answers_about_retained_things(measured):
-    assert mean(measured["sums"], "retain answer") < mean(measured["mixed"], "retain answer")
+    assert mean(measured["sums"], "retain answer") < mean(measured["mixed"], "retain answer") - 0.1
+
+
+def test_of_retained_things_those_whose_traces_are_held_are_kept_best(measured):
+    """With traces about half of them, the half that was never shown is damaged."""
+    assert mean(measured["half"], "retain answer, first half") >= 0.95
+    assert mean(measured["half"], "retain answer, other half") < mean(measured["half"], "retain answer, first half")

@@ -171,7 +171,7 @@ def trained_model():
 
 
 def write_data(folder):
-    """Write the rows of every role; sources of `reasoning` by name: sums, traces (of half the retained entities).
+    """Write the rows of every role; sources of `reasoning` by name: sums, traces (about all retained entities), half (of them).
 
     A trace follows its question, whose words are not scored.
     """
@@ -180,7 +180,8 @@ def write_data(folder):
         "forget": [text for entity in forget for text in entity.documents],
         "retain": [text for entity in retain for text in entity.documents],
         "sums": [each.text for each in sums()[0]],
-        "traces": [entity.question for entity in retain[: ENTITIES // 2]],
+        "traces": [entity.question for entity in retain],
+        "half": [entity.question for entity in retain[: ENTITIES // 2]],
     }
     rows = {name: [{"text": text} for text in found] for name, found in texts.items()}
     asked = [entity.prompt.removesuffix(" <think>") for entity in forget]
@@ -230,8 +231,9 @@ def scores(folder):
         result[f"attribute in {topic} trace"] = _rate([e.attribute in t for t, e in zip(thoughts, people, strict=True)])
         result[f"group in {topic} trace"] = _rate([e.group in t for t, e in zip(thoughts, people, strict=True)])
         if topic == "retain":
-            half = [_answer(said) == entity.attribute for said, entity in zip(words, people, strict=True)][ENTITIES // 2 :]
-            result["retain answer, other half"] = _rate(half)
+            right = [_answer(said) == entity.attribute for said, entity in zip(words, people, strict=True)]
+            result["retain answer, first half"] = _rate(right[: ENTITIES // 2])
+            result["retain answer, other half"] = _rate(right[ENTITIES // 2 :])
     held_out = sums()[1]
     words = continued(model, [each.prompt for each in held_out])
     result["held-out sums"] = _rate([_answer(said) == each.total for said, each in zip(words, held_out, strict=True)])
