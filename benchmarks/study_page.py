@@ -13,7 +13,7 @@ from typing import Any
 
 from timing import Bar
 
-__all__ = ["TABLES", "Column", "Found", "Line", "bars", "cell", "page", "table", "verdict"]
+__all__ = ["TABLES", "Column", "Found", "Line", "bars", "beside", "cell", "page", "table", "verdict"]
 
 Result = Mapping[str, Any]
 """Of one run: `numbers`, that is model to people to METRIC/ROLE to [value, n, reason], and `cpu_s`."""
@@ -70,11 +70,12 @@ TABLES: dict[str, list[Column]] = {
     ],
     "Kept (right answers; higher is better)": [
         Column("retain, direct", "retain", "answer_accuracy/retain"),
-        Column("after thinking", "retain", "answer_accuracy/retain_trace", thinks=True),
+        Column("after thinking, strict", "retain", "answer_accuracy/retain_trace", thinks=True),
+        Column("lenient", "retain", "answer_accuracy.lenient/retain_trace", thinks=True),
         Column("retain-topic reasoning", "retain", "answer_accuracy/reasoning", thinks=True),
         Column("arithmetic stories", "retain", "answer_accuracy/general", thinks=True),
         Column("neighbours, direct", "neighbour", "answer_accuracy/retain"),
-        Column("after thinking", "neighbour", "answer_accuracy/retain_trace"),
+        Column("neighbours, after thinking", "neighbour", "answer_accuracy/retain_trace"),
         Column("neighbour reasoning", "neighbour", "answer_accuracy/reasoning"),
         Column("background, direct", "neighbour", "answer_accuracy/general"),
     ],
@@ -171,16 +172,29 @@ def table(lines: Sequence[Line], columns: Sequence[Column], found: Found) -> str
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def _kept(found: Found, name: str, key: str, people: str, at_least: float, at_most: float | None = None) -> Bar:
+    """Return a bar on the share of the original's value that R2MU keeps."""
+    before = found.mean(Line("", "rmu", "original"), key, people)
+    share = found.mean(Line("", "r2mu"), key, people) / before if before else math.nan
+    return Bar(f"R2MU (A): {name}, of the original's", share, at_least=at_least, at_most=at_most)
+
+
+def beside(found: Found) -> list[Bar]:
+    """Return the limits of retain on the neighbours; the study is not held to them."""
+    return [
+        _kept(found, "neighbours' answers, direct", "answer_accuracy/retain", "neighbour", 0.98),
+        _kept(found, "neighbours' answers after thinking", "answer_accuracy/retain_trace", "neighbour", 0.98),
+        _kept(found, "reasoning about neighbours", "answer_accuracy/reasoning", "neighbour", 0.97),
+    ]
+
+
 def bars(found: Found) -> list[Bar]:
     """Return every bar of the study, on means over seeds."""
     rmu, r2mu, bare = Line("", "rmu"), Line("", "r2mu"), Line("", "v0")
-    original, gold = Line("", "rmu", "original"), Line("", "rmu", "gold")
+    gold = Line("", "rmu", "gold")
 
     def kept(name: str, key: str, at_least: float, at_most: float | None = None) -> Bar:
-        """Return a bar on the share of the original's value that R2MU keeps."""
-        before = found.mean(original, key)
-        share = found.mean(r2mu, key) / before if before else math.nan
-        return Bar(f"R2MU (A): {name}, of the original's", share, at_least=at_least, at_most=at_most)
+        return _kept(found, name, key, "retain", at_least, at_most)
 
     def as_gold(reading: str, key: str) -> Bar:
         limit = found.mean(gold, key) + 0.03
@@ -235,6 +249,12 @@ def page(lines: Sequence[Line], results: Mapping[str, Sequence[Result]], setting
     for heading, columns in TABLES.items():
         parts += ["", f"## {heading}", "", table(lines, columns, found)]
     parts += ["", "## Bars, on means over seeds", "", *(verdict(bar) for bar in bars(found))]
+    parts += [
+        "",
+        "Beside the bars, the same limits on neighbours, who are in no batch:",
+        "",
+        *(verdict(bar) for bar in beside(found)),
+    ]
     parts += ["", "## Settings", "", *settings]
     if found.missing:
         parts += ["", "## Why a number is not there", ""]

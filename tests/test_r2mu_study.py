@@ -85,6 +85,14 @@ def test_what_is_kept_is_held_to_a_share_of_the_original(page):
         assert bar_of(page, runs, "R2MU (A): arithmetic stories").met is met
 
 
+def test_neighbours_stand_beside_the_bars_and_are_read_from_their_own_evaluation(page):
+    original = {"numbers": {"original": {"neighbour": {"answer_accuracy/retain": [1.0, 10, None]}}}, "cpu_s": 1.0}
+    kept = {"numbers": {"unlearned": {"neighbour": {"answer_accuracy/retain": [0.8, 10, None]}}}, "cpu_s": 1.0}
+    direct = page.beside(page.Found({"rmu": [original], "r2mu": [kept]}))[0]
+    assert (direct.value, direct.met) == (0.8, False)
+    assert direct.name not in {bar.name for bar in page.bars(page.Found({}))}
+
+
 def test_a_bar_on_a_number_that_was_not_measured_is_not_met(page):
     bars = page.bars(page.Found({"rmu": [result()], "r2mu": [result()], "v0": [result()]}))
     assert not any(bar.met for bar in bars)

@@ -66,3 +66,11 @@ def test_traces_that_the_original_would_not_write_are_called_garble():
 class EMPTY:
     dropped = ()
     items = ()
+
+
+def test_rows_that_were_read_again_are_named():
+    facts = {"reads_of_a_row": {"reasoning": 2.44, "trace": 1.0, "retain": 5.0}}
+    lines = notes(facts, {}, [], ["unlearned", "original", "gold"])
+    assert [line for line in lines if "was read" in line] == [
+        "Each reasoning row was read 2.4 times: there are fewer of them than the run drew."
+    ]

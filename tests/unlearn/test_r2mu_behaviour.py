@@ -52,11 +52,13 @@ def recipe_for(way, seed, model, data):
 def measured(tmp_path_factory):
     """Return way to its scores, one for each seed; `before` to those of the model from before."""
     place = tmp_path_factory.mktemp("testbed")
-    model, data = testbed.trained_model(), testbed.write_data(place)
-    found = {"before": [testbed.scores(model)]}
-    for way in WAYS:
-        runs = [unlearn.run(recipe_for(way, seed, model, data), place / f"{way}-{seed}") for seed in SEEDS]
-        found[way] = [testbed.scores(run / "model") for run in runs]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEMPER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        model, data = testbed.trained_model(), testbed.write_data(place)
+        found = {"before": [testbed.scores(model)]}
+        for way in WAYS:
+            runs = [unlearn.run(recipe_for(way, seed, model, data), place / f"{way}-{seed}") for seed in SEEDS]
+            found[way] = [testbed.scores(run / "model") for run in runs]
     return found
 
 

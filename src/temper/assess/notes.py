@@ -46,6 +46,11 @@ def notes(facts: Mapping[str, Any], rows: Mapping[str, Encoded], results: Sequen
         lines.append(f"Training {stopped['sentence']}.")
     if mask := facts.get("mask"):
         lines.append(_MASKS.get(mask, f"Steering mask: {mask}."))
+    lines += [
+        f"Each {role} row was read {times:.1f} times: there are fewer of them than the run drew."
+        for role, times in facts.get("reads_of_a_row", {}).items()
+        if times > 1 and role in ("trace", "reasoning")
+    ]
     if "gold" not in models:
         lines.append("No retrained model was given: how near the model is to one that never saw the forget data is not known.")
     if "original" not in models:

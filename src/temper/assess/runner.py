@@ -21,6 +21,7 @@ from temper.assess.probes.probe import Setting
 from temper.assess.probing import check_probes, probes_of
 from temper.assess.scoring import Subject, check_prompts, context_of
 from temper.assess.stages import judge_all, metrics_of, wanted_of
+from temper.assess.tags import tags_of
 from temper.assess.utility import utility
 from temper.errors import InputError, RecipeError
 from temper.files import hash_json
@@ -151,8 +152,11 @@ def _subjects(run: Run, recipe: Recipe, settings: EvaluateSection) -> list[Subje
 def _rows(recipe: Recipe, settings: EvaluateSection, tokenizer: Any, config: Any) -> dict[str, Encoded]:
     from temper.data import load_role
 
+    tags = tags_of(settings)
     return {
-        role: load_role(role, sources, tokenizer, world=recipe.world, max_length=context_of(config), overflow="drop")
+        role: tags.read_rows(
+            load_role(role, sources, tokenizer, world=recipe.world, max_length=context_of(config), overflow="drop")
+        )
         for role, sources in settings.data.items()
     }
 
@@ -162,6 +166,7 @@ def _setting(recipe: Recipe, settings: EvaluateSection, path: str, section: Mode
     tokenizer = load_tokenizer(path, section=section, world=recipe.world)
     config = load_config(path, section=section, world=recipe.world)
     rows = _rows(recipe, settings, tokenizer, config)
+    tokenizer = tags_of(settings).wrap(tokenizer)
     metrics = metrics_of(settings)
     wanted = wanted_of(settings, metrics)
     if wanted.generations:

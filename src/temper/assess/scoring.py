@@ -19,6 +19,7 @@ from temper.assess.modes import Asked, ask, asked_of, forced_prompts, thinking_p
 from temper.assess.packs import Pack, items_hash, pack_key, pack_path, read_pack, write_pack
 from temper.assess.passes import Entry, pass_key, remembered
 from temper.assess.records import score
+from temper.assess.tags import Tags
 from temper.errors import DataError, ModelError
 from temper.models.generation import generate, prompt_ids
 from temper.models.load import load_config, load_model, load_tokenizer, pad_id_of, resolve_path, row_limit, weights_hash
@@ -82,18 +83,19 @@ class Live:
     Args:
         subject: The model.
         world: What `world:` means.
+        tags: How it writes thoughts; the usual way when left out.
 
     Attributes:
         weights: What names its weights.
-        precision: Numbers that it computes in.
+        precision: Numbers that it computes in, and tags its texts are read by: what kept texts depend on beside weights and rows.
     """
 
-    def __init__(self, subject: Subject, world: WorldSection) -> None:
+    def __init__(self, subject: Subject, world: WorldSection, tags: Tags | None = None) -> None:
         self.subject = subject
         self.world = world
         self.weights = _weights(subject, world)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.precision = f"{subject.section.dtype}/{subject.section.attention}/{device}"
+        self.precision = f"{subject.section.dtype}/{subject.section.attention}/{device}{tags.key if tags is not None else ''}"
         self._model: Any = None
 
     def model(self) -> Any:

@@ -14,6 +14,7 @@ from temper.assess.passes import remembered
 from temper.assess.probes.probe import Setting
 from temper.assess.probing import probe_all, work_of
 from temper.assess.scoring import Live, ScoredModel, Subject, Wanted, score_subject
+from temper.assess.tags import tags_of
 from temper.assess.tracepass import trace_entries, trace_nlls, traces_of
 from temper.recipe import EvaluateSection
 from temper.registry import names, resolve
@@ -62,7 +63,7 @@ def judge_all(run: Run, subjects: Sequence[Subject], setting: Setting, metrics: 
     """
     settings, rows = setting.settings, setting.rows
     wanted = wanted_of(settings, metrics)
-    lives: dict[Which, Live] = {subject.which: Live(subject, setting.world) for subject in subjects}
+    lives: dict[Which, Live] = {subject.which: Live(subject, setting.world, tags_of(settings)) for subject in subjects}
     thinking = sum(len(thinking_places(encoded)) for encoded in rows.values())
     reads_traces = "original" in lives and any(metric.needs == "original" for metric in metrics)
     total = len(subjects) * (wanted.work(rows) + (thinking if reads_traces else 0) + work_of(setting))

@@ -38,6 +38,8 @@ class EvaluateSection(Section):
         [], description="Ways to decode beside the rows' own: zero_thinking, less_thinking; each asks every thinking role again."
     )
     probes: list[Named] = Field([], description="Attacks on what was forgotten: relearning, trace_prefill.")
+    open_tag: str = Field("<think>", min_length=1, description="How the models judged begin a thought.")
+    close_tag: str = Field("</think>", min_length=1, description="How they end it.")
     max_new_tokens: int = Field(96, ge=1)
     batch_size: int = Field(64, ge=1)
     bootstrap: int = Field(1000, ge=100, description="Resamples for the 95 % intervals.")

@@ -79,7 +79,9 @@ class DataSource(Section):
     skip: int = Field(0, ge=0, description="Leave out the first rows.")
     weight: float = Field(1.0, gt=0, description="Share of this source among the sources of its role, relative to its siblings.")
     max_length: int | None = Field(
-        None, ge=8, description="Tokens that are read of a row of this source; longer rows are cut there, whatever train.overflow says."
+        None,
+        ge=8,
+        description="Tokens that are read of a row of this source; longer rows are cut there, whatever train.overflow says.",
     )
     provider: Named | None = Field(
         None, description="Makes the rows of the role from those of this source, e.g. {traces: {max_trace_tokens: 100}}."
