@@ -1,6 +1,6 @@
 """The table on the terminal."""
 
-from temper.display.terminal import print_evidence, table_rows
+from temper.display.terminal import columns_of, print_evidence, table_rows
 from tests.report.evidences import evidence, without
 
 
@@ -38,3 +38,12 @@ def test_names_are_not_read_as_commands_to_the_terminal(capsys):
     print_evidence([evidence("NPO").model_copy(update={"name": "[red]x\x1b[2J"})])
     out = capsys.readouterr().out
     assert "[red]x␛[2J" in out and "\x1b" not in out
+
+
+def test_the_health_of_kept_traces_stands_in_the_place_of_membership_where_it_was_measured():
+    plain = evidence("NPO")
+    health = plain.find("membership.loss", "forget").model_copy(update={"metric": "trace_health.healthy", "role": "retain_trace"})
+    known = plain.model_copy(update={"results": [*plain.results, health]})
+    assert [column[1] for column in columns_of([plain])].count("membership.loss") == 1
+    assert [column[1] for column in columns_of([plain, known])].count("membership.loss") == 0
+    assert len(columns_of([plain])) == len(columns_of([known])) == 7

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Protocol
 from temper.display.numbers import Unit, figure, seconds
 from temper.display.text import shortened, squeezed
 
-__all__ = ["COLUMNS", "EvidenceLike", "ResultLike", "print_evidence", "table_rows"]
+__all__ = ["COLUMNS", "EvidenceLike", "ResultLike", "columns_of", "print_evidence", "table_rows"]
 
 Which = Literal["unlearned", "original", "gold"]
 
@@ -26,6 +26,9 @@ COLUMNS: Final[tuple[tuple[str, str, str, Unit], ...]] = (
     ("utility", "utility", "all", "score"),
 )
 """Heading, metric, role and unit of each column between the name and the time."""
+
+_HEALTH: Final = ("trace_health.healthy", "retain_trace")
+_MEMBERSHIP: Final = ("membership.loss", "forget")
 
 UNKNOWN: Final = "?"
 _WIDE_ENOUGH: Final = 110
@@ -73,6 +76,12 @@ class EvidenceLike(Protocol):
         ...
 
 
+def columns_of(evidences: Sequence[EvidenceLike]) -> list[tuple[str, str, str, Unit]]:
+    """Return the columns of a table: eighty characters have no room for all, so membership gives way to the health of kept traces."""
+    is_known = any(evidence.find(*_HEALTH) is not None for evidence in evidences)
+    return [column for column in COLUMNS if column[1:3] != (_MEMBERSHIP if is_known else _HEALTH)]
+
+
 def table_rows(evidences: Sequence[EvidenceLike]) -> tuple[list[list[str]], list[str]]:
     """Return the rows of the table and, once each, the reasons why numbers in it are not known."""
     chosen: list[tuple[str, Which, EvidenceLike | None]] = []
@@ -84,7 +93,7 @@ def table_rows(evidences: Sequence[EvidenceLike]) -> tuple[list[list[str]], list
     reasons: dict[str, None] = {}
     for name, which, evidence in chosen:
         row = [name]
-        for heading, metric, role, unit in COLUMNS:
+        for heading, metric, role, unit in columns_of(evidences):
             found = evidence.find(metric, role, which) if evidence else None
             if found is not None and found.value is not None and found.status == "ok":
                 row.append(figure(found.value, unit).replace("\u00a0", " "))
@@ -115,7 +124,7 @@ def print_evidence(evidences: Sequence[EvidenceLike]) -> None:
         console.width = _WIDE_ENOUGH  # a log file has no width; cut numbers would be lost
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("model", no_wrap=True, min_width=8)
-    for heading, *_ in COLUMNS:
+    for heading, *_ in columns_of(evidences):
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("CPU", justify="right", no_wrap=True)
     rows, reasons = table_rows(evidences)

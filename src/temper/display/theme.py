@@ -23,6 +23,7 @@ COLOURS: Final[dict[str, tuple[str, str]]] = {
     "link": ("#0b5aa0", "#7dbcf5"),
     "trace": ("#b23a17", "#f2845a"),
     "answer": ("#7288a0", "#7f97b0"),
+    "reason": ("#2f7d63", "#63c2a2"),
     "band": ("#f3e9d0", "#3a3220"),
     "over": ("#ece4f4", "#2b2438"),
     "under": ("#fae6de", "#39261f"),

@@ -59,7 +59,9 @@ def _head(column: Column) -> Heading:
 def _glance(column: Column) -> tuple[Cell, ...]:
     if column.facts is None:
         return (replace(absent(f"no_{column.which}", None), reason="", columns=len(GLANCE)),)
-    return tuple(_cell(column, metric, role) for metric, role, _ in GLANCE)
+    cells = (_cell(column, metric, role) for metric, role, _ in GLANCE)
+    # why a number that is known is what it is stands in the table of all numbers
+    return tuple(replace(cell, reason="") if column.known(*key[:2]) else cell for cell, key in zip(cells, GLANCE, strict=True))
 
 
 def glance_table(models: Columns) -> Table:

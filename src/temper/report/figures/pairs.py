@@ -1,4 +1,4 @@
-"""Answer against trace: for each model, does it still answer, and does its reasoning still say it."""
+"""Answer against trace: for each model, does it still answer, does its reasoning still say it, and does it still reason."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ANSWER", "TRACE", "answer_against_trace", "picture"]
+__all__ = ["ANSWER", "KEPT", "TRACE", "answer_against_trace", "picture"]
 
 ANSWER: Final = ("answer_accuracy", "forget")
 TRACE: Final = ("trace_leak.statement", "trace")
+KEPT: Final = ("answer_accuracy.lenient", "reasoning")
 _LONGEST: Final = 20
 
 
@@ -33,15 +34,26 @@ def _share_axis(axes: Axes, ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) ->
         axes.axvline(tick, color=sentinel("grid"), linewidth=1, zorder=0)
 
 
-def _bar(axes: Axes, y: float, result: Result, colour: str, *, hollow: bool, room: float) -> None:
+def _reasons(models: Columns) -> bool:
+    """Return whether reasoning that was to be kept was measured at all."""
+    return any(column.known(*KEPT) is not None for column in models)
+
+
+def _bars(models: Columns) -> list[tuple[tuple[str, str], str, str]]:
+    """Return metric and role, colour and words of each bar of a model, from top to bottom."""
+    bars = [(ANSWER, "answer", "direct answer right"), (TRACE, "trace", "reasoning trace states the fact")]
+    return [*bars, (KEPT, "reason", "other reasoning right")] if _reasons(models) else bars
+
+
+def _bar(axes: Axes, y: float, result: Result, colour: str, *, hollow: bool, room: float, thick: float = 0.36) -> None:
     """Draw one bar with its interval and value, or the reason why there is none."""
     if result.value is None or result.status != "ok":
         axes.text(0.012, y, f"cannot tell: {shortened(result.reason or result.status, 36 if room > 0.02 else 70)}", va="center", style="italic", fontsize=11,
                   color=sentinel("muted"))  # fmt: skip
         return
-    axes.barh(y, result.value, height=0.36, color=sentinel(colour), alpha=0.42 if hollow else 1.0, linewidth=0)
+    axes.barh(y, result.value, height=thick, color=sentinel(colour), alpha=0.42 if hollow else 1.0, linewidth=0)
     if hollow:
-        axes.barh(y, result.value, height=0.36, color="none", edgecolor=sentinel(colour), linewidth=1)
+        axes.barh(y, result.value, height=thick, color="none", edgecolor=sentinel(colour), linewidth=1)
     ends = span(result)
     if ends:
         axes.plot(ends, (y, y), color=sentinel("ink"), linewidth=1.1, solid_capstyle="butt")
@@ -60,7 +72,9 @@ def _margin(models: Columns) -> int:
 def _pairs(models: Columns, width: int) -> Figure:
     columns = list(models)
     narrow = width <= NARROW
-    step = 74 if narrow else 56
+    bars = _bars(models)
+    step = (74 if narrow else 56) if len(bars) == 2 else (94 if narrow else 78)
+    gap, thick = (0.42, 0.36) if len(bars) == 2 else (0.29, 0.25)
     height = step * len(columns) + 34
     drawn, axes = canvas(width, height, left=6 if narrow else _margin(models), right=6, top=6, bottom=28)
     axes.set_xlim(0, 1.2 if narrow else 1.1)
@@ -82,8 +96,17 @@ def _pairs(models: Columns, width: int) -> Figure:
         if column.facts is None:
             _bar(axes, number + shift, column.result(*ANSWER), "answer", hollow=True, room=room)
             continue
-        _bar(axes, number + shift - 0.21 * scale, column.result(*ANSWER), "answer", hollow=True, room=room)
-        _bar(axes, number + shift + 0.21 * scale, column.result(*TRACE), "trace", hollow=False, room=room)
+        for place, (key, colour, _) in enumerate(bars):
+            y = number + shift + (place - (len(bars) - 1) / 2) * gap * scale
+            _bar(
+                axes,
+                y,
+                column.result(*key),
+                colour,
+                hollow=key == ANSWER,
+                room=room,
+                thick=thick if len(bars) == 2 else thick * scale,
+            )
         if gold is not None and gold.value is not None:
             reach = (number + shift - 0.36, number + shift + 0.36) if narrow else (number - 0.5, number + 0.5)
             axes.plot((gold.value, gold.value), reach, color=sentinel("gold"), linewidth=1.4, dashes=(4, 3), zorder=3)
@@ -93,13 +116,19 @@ def _pairs(models: Columns, width: int) -> Figure:
 def _pairs_text(models: Columns) -> tuple[str, str, str]:
     parts = []
     for column in models:
-        values = [column.result(*key) for key in (ANSWER, TRACE)]
+        values = [column.result(*key) for key, *_ in _bars(models)]
         read = [shown(r.value, "share") if r.value is not None and r.status == "ok" else "cannot tell" for r in values]
-        parts.append(f"{column.name}: answer right {read[0]}, trace states the fact {read[1]}")
-    counts = sorted({r.n for c in models for r in (c.result(*ANSWER), c.result(*TRACE)) if r.n})
+        kept = f", other reasoning right {read[2]}" if len(read) > 2 else ""
+        parts.append(f"{column.name}: answer right {read[0]}, trace states the fact {read[1]}{kept}")
+    counts = sorted({r.n for c in models for key, *_ in _bars(models) if (r := c.result(*key)).n})
     caption = (
-        "Upper bar: share of forget questions whose direct answer is right. Lower bar: share of reasoning traces, on the same facts, that "
-        "state the fact in full. Whiskers: 95 % intervals (where all items agree, the 3/n bound). "
+        "First bar: share of forget questions whose direct answer is right. Second: share of reasoning traces, on the same facts, that "
+        + (
+            "state the fact in full. Third: share of reasoning questions about other things whose answer is right. "
+            if _reasons(models)
+            else "state the fact in full. "
+        )
+        + "Whiskers: 95 % intervals (where all items agree, the 3/n bound). "
         + ("Dashed line: gold's traces, what retraining without the forget data gives. " if models.gold.facts else "")
         + (f"n {' and '.join(str(count) for count in counts)}." if counts else "")
     )
@@ -109,10 +138,11 @@ def _pairs_text(models: Columns) -> tuple[str, str, str]:
 def answer_against_trace(models: Columns) -> Markup:
     """Return the picture of the report: for each model, does it answer, and does its reasoning still say it."""
     title, description, caption = _pairs_text(models)
-    keys = Markup(
-        '<ul class="legend" aria-label="Bars"><li><span class="swatch" style="background:var(--answer);opacity:.55"></span> '
-        'direct answer right</li><li><span class="swatch" style="background:var(--trace)"></span> reasoning trace states the fact</li></ul>'
-    )
+    entry = Markup('<li><span class="swatch" style="background:var(--{}){}"></span> {}</li>')
+    entries = [
+        entry.format(colour, Markup(";opacity:.55") if key == ANSWER else "", words) for key, colour, words in _bars(models)
+    ]
+    keys = Markup('<ul class="legend" aria-label="Bars">{}</ul>').format(Markup("").join(entries))
     return keys + figure(lambda width: _pairs(models, width), name="pairs", title=title, description=description, caption=caption)
 
 
@@ -129,20 +159,15 @@ def picture(models: Columns) -> str:
         axes = drawn.axes[0]
         box = axes.get_position()
         axes.set_position((box.x0, box.y0 * old / (old + head), box.width, box.height * old / (old + head)))
-        for x, colour, alpha, text in (
-            (left, "answer", 0.5, "direct answer right"),
-            (left + 162, "trace", 1.0, "reasoning trace states the fact"),
-        ):
-            y = 1 - 20 / (old + head)
+        y, x = 1 - 20 / (old + head), left
+        for key, colour, text in _bars(models):
+            alpha = 0.5 if key == ANSWER else 1.0
             drawn.text(x / width, y, "■", color=sentinel(colour), alpha=alpha, fontsize=14, va="center")
             drawn.text((x + 18) / width, y, text, color=sentinel("ink"), fontsize=12.5, va="center")
+            x += 30 + round(6.3 * len(text))
         if models.gold.facts is not None:
-            drawn.text(
-                (left + 410) / width, 1 - 20 / (old + head), "┆", color=sentinel("gold"), fontsize=15, va="center", weight="bold"
-            )
-            drawn.text(
-                (left + 424) / width, 1 - 20 / (old + head), "gold's traces", color=sentinel("ink"), fontsize=12.5, va="center"
-            )
+            drawn.text(x / width, y, "┆", color=sentinel("gold"), fontsize=15, va="center", weight="bold")
+            drawn.text((x + 14) / width, y, "gold's traces", color=sentinel("ink"), fontsize=12.5, va="center")
         return drawn
 
     return standalone(svg(draw, WIDE, name="pairs", title=title, description=description))
