@@ -125,7 +125,9 @@ class Found:
             spent = [result["cpu_s"] for result in given]
             return None if line.model != "unlearned" or None in spent else spent
         if line.mode is not None and not column.thinks:
-            return self._without(f"{line.mode} is for answers that think", line, column)
+            return self._without(
+                "forced thoughts change answers that think alone; other numbers are those of the line above", line
+            )
         metric, _, role = column.key.partition("/")
         name = column.key if line.mode is None else f"{metric}@{line.mode}/{role}"
         found = []
@@ -141,9 +143,9 @@ class Found:
         found = self.values(line, Column("", people, key, thinks=True))
         return math.nan if found is None else sum(found) / len(found)
 
-    def _without(self, why: str, line: Line, column: Column) -> None:
-        if column.title:
-            self.missing.setdefault(why, []).append(f"{column.title} of {line.title}")
+    def _without(self, why: str, line: Line, column: Column | None = None) -> None:
+        if line.title:  # bars ask without one
+            self.missing.setdefault(why, []).append(line.title if column is None else f"{column.title} of {line.title}")
 
 
 def _number(value: float, unit: str) -> str:

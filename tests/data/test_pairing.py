@@ -204,3 +204,19 @@ def test_one_topic_has_no_turns_to_take():
     )
     one, two = ([pairs[index] for index in range(40)] for pairs in both)
     assert one == two
+
+
+def test_an_anchor_whose_topics_take_turns_draws_its_sources_by_their_size():
+    """Rows of one topic are read equally often, whatever source they stand in."""
+    forget = documents([[f"a{n}"] for n in range(10)], [["b0"], ["b1"]], [[f"c{n}"] for n in range(12)], topics=("a", "a", "c"))
+    pairs = RolePairs({"forget": forget}, anchor="forget", seed=0, length=480, turns=("a", "c"))
+    counts = Counter(draws(pairs, "forget", 480))
+    assert set(counts) == set(range(24)) and all(18 <= count <= 22 for count in counts.values())
+
+
+def test_an_anchor_without_topics_is_walked_as_ever_while_others_take_turns():
+    roles = {"forget": topical("a", "b"), "retain": rows(10, 3)}
+    pairs = RolePairs(roles, anchor="retain", seed=0, length=26, turns=("a", "b"))
+    found = draws(pairs, "retain", 26)
+    assert sorted(found[:13]) == sorted(found[13:]) == list(range(13))
+    assert [roles["forget"].items[row].topic for row in draws(pairs, "forget", 26)] == ["a", "b"] * 13

@@ -294,3 +294,28 @@ def test_the_contract_holds_for_any_text(prompt, prefill, response, name):
     end = tokenizer.eos_token_id
     if end is not None:
         assert item.input_ids[-1] == end and (len(item.input_ids) < 2 or item.input_ids[-2] != end)
+
+
+def test_a_column_that_no_row_has_is_refused_with_the_nearest_one():
+    rows = [{"text": "a", "cut_from": "first", "done": True}]
+    with pytest.raises(
+        DataError, match=r"no row has the column 'cut_form', which `document` names \(did you mean 'cut_from'\?\)"
+    ):
+        encoded(rows, source=DataSource(path="x", document="cut_form"))
+    with pytest.raises(DataError, match="which `whole` names"):
+        encoded(rows, source=DataSource(path="x", whole="whole"))
+
+
+def test_documents_may_be_numbered_and_a_csv_may_say_false():
+    source = DataSource(path="x", document="of", whole="done")
+    rows = [{"text": "a b", "of": 3, "done": "False"}, {"text": "a b", "of": "3", "done": "true"}]
+    one, two = encoded(rows, source=source).items
+    assert one.document == two.document == "3"
+    assert (one.input_ids[-1] == PLAIN.eos_token_id, two.input_ids[-1] == PLAIN.eos_token_id) == (False, True)
+
+
+@pytest.mark.parametrize("row", [{"of": 1.5}, {"of": True}, {"of": ["a"]}, {"done": "perhaps"}, {"done": 1}])
+def test_a_document_or_an_end_of_another_kind_is_refused(row):
+    column = next(iter(row))
+    with pytest.raises(DataError, match=f"row '0': column '{column}' holds"):
+        encoded([{"text": "a", **row}], source=DataSource(path="x", **{"document" if column == "of" else "whole": column}))

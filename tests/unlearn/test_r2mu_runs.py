@@ -276,3 +276,54 @@ def test_words_of_the_penalty_that_are_no_token_are_recorded_and_none_at_all_is_
     assert facts["reflection_words"] == ["<think>"] and facts["reflection_words_without_token"] == ["Unimaginable"]
     with pytest.raises(DataError, match="method.words: none of them is one token of this model"):
         unlearn.run(recipe_for(folder, method={**method, "words": ["Unimaginable"]}), folder / "none")
+
+
+# ---- what a reader of the plan must know, and what is refused ----
+
+
+def test_a_forget_topic_without_traces_is_refused_also_where_topics_mix(folder):
+    data = both_topics(folder, trace=about(folder, "-trace")[:1])
+    with pytest.raises(DataError, match="data.trace: has no rows about the topic 'cyber', which data.forget has"):
+        unlearn.run(recipe_for(folder, method="r2mu", data=data), folder / "run")
+
+
+def test_traces_about_another_topic_than_the_only_one_are_refused(folder):
+    data = {"forget": about(folder)[:1], "trace": about(folder, "-trace")[1:]}
+    with pytest.raises(DataError, match="data.trace: has rows about the topic 'cyber', and data.forget has none"):
+        unlearn.run(recipe_for(folder, method="r2mu", data=data), folder / "run")
+    plain = {"forget": about(folder)[:1], "trace": {"path": str(folder / "trace.jsonl")}}
+    assert (unlearn.run(recipe_for(folder, method="r2mu", data=plain), folder / "plain") / "model").is_dir()
+
+
+def test_epochs_are_refused_where_topics_take_turns(folder):
+    recipe = recipe_for(
+        folder,
+        method={"name": "r2mu", "layer": 1, "topic_order": "alternate"},
+        data=both_topics(folder),
+        train={"steps": None, "epochs": 1.0},
+    )
+    with pytest.raises(RecipeError, match="train.epochs: topics take turns"):
+        prepare(recipe)
+
+
+def test_the_reads_of_a_role_are_those_of_its_most_read_source(folder):
+    write_rows(folder / "one.jsonl", PEOPLE[:1], TOWNS[:1])
+    reasoning = [{"path": str(folder / "reasoning.jsonl")}, {"path": str(folder / "one.jsonl")}]
+    recipe = recipe_for(folder, method="r2mu", data={"reasoning": reasoning}, train={"steps": 6, "batch_size": 4})
+    prepared = prepare(recipe)
+    drawn = [prepared.rows["reasoning"].source_of[prepared.pairs[index]["reasoning"]] for index in range(24)]
+    assert prepared.reads()["reasoning"] == max(drawn.count(1) / 1, round(drawn.count(0) / 4, 2)) >= 10
+    assert any("reasoning" in line and "is read" in line for line in plan(recipe).lines)
+
+
+def test_a_finished_run_makes_nothing_again(folder, monkeypatch):
+    trace = {
+        "path": str(folder / "forget.jsonl"),
+        "provider": {"traces": {"max_new_tokens": 8, "min_trace_tokens": 1, "until": "end"}},
+    }
+    recipe = recipe_for(folder, method="r2mu", data={"trace": trace})
+    monkeypatch.setenv("TEMPER_CACHE", str(folder / "first"))
+    run = unlearn.run(recipe, folder / "run")
+    monkeypatch.setenv("TEMPER_CACHE", str(folder / "second"))
+    assert unlearn.run(recipe, folder / "run") == run
+    assert not (folder / "second" / "made").exists()

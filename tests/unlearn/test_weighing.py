@@ -52,7 +52,7 @@ def test_only_the_tokens_that_count_are_compared(folder):
 def test_the_proposal_is_the_weight_that_forgets_most_among_those_that_keep():
     def tried(weight, forget, retain, reasoning=1.0):
         roles = {"forget": forget, "retain": retain, "reasoning": reasoning}
-        return Weighed(weight, {role: Probed(cosine, 1.0) for role, cosine in roles.items()})
+        return Weighed(weight, {role: Probed(cosine, 1.0, cosine) for role, cosine in roles.items()})
 
     found = [tried(1, 0.2, KEEP - 0.01), tried(10, 0.5, KEEP), tried(100, 0.7, 0.99), tried(30, 0.1, 0.99, KEEP - 0.2)]
     assert Weighing(found, 5, {}).proposed == 10
@@ -68,3 +68,43 @@ def test_weights_that_are_none_are_refused(folder):
     for weights in ([], [0.0], [1.0, float("inf")]):
         with pytest.raises(InputError, match="weights"):
             weigh(recipe(folder), weights)
+
+
+def test_every_source_of_a_role_is_looked_at_and_the_worst_decides(folder, monkeypatch):
+    rows = (folder / "retain.jsonl").read_text().splitlines(keepends=True)
+    many = folder / "many.jsonl"
+    many.write_text("".join(row.replace('"retain', f'"many{copy}-') for copy in range(40) for row in rows))
+    plain = recipe(folder)
+    sources = [source.model_copy(update={"path": str(many)}) for source in plain.data["retain"]]
+    both = plain.model_copy(update={"data": {**plain.data, "retain": [*sources, *plain.data["forget"]]}})
+    both = both.model_copy(update={"train": both.train.model_copy(update={"allow_overlap": True})})
+    found = weigh(both, [0.01], steps=12).tried[0].roles["retain"]
+    assert found.lowest < found.cosine
+    tried = Weighed(1, {"forget": Probed(0.5, 1.0, 0.5), "retain": Probed(0.99, 1.0, KEEP - 0.1)})
+    assert not tried.keeps
+
+
+def test_rows_made_by_a_model_that_nothing_tells_apart_are_not_kept(folder, monkeypatch):
+    from temper.models import load as loading
+
+    monkeypatch.setattr(loading, "model_identity", lambda section, world: None)
+    traces = {"traces": {"max_new_tokens": 8, "min_trace_tokens": 1, "until": "end"}}
+    asked = recipe_for(
+        folder,
+        method={"name": "r2mu", "layer": 1},
+        data={"trace": {"path": str(folder / "forget.jsonl"), "provider": traces}},
+        selection={"layers": [0, 1]},
+    )
+    weigh(asked, [1.0], steps=2)
+    assert not list((folder / "cache").rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"method": {"retain_term": "none"}}, "no anchor to weigh"), ({"smoother": "sam"}, "without one")]
+)
+def test_what_cannot_be_weighed_is_refused(folder, change, message):
+    asked = recipe(folder, **change.get("method", {}))
+    if "smoother" in change:
+        asked = recipe_for(folder, method={"name": "rmu", "layer": 1}, smoother="sam")
+    with pytest.raises(RecipeError, match=message):
+        weigh(asked, [1.0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,12 @@ from temper.cli.console import DebugFlag, JsonFlag, emit, shown_progress, verb
 from temper.cli.recipe import OverridesArgument, RecipeArgument
 
 __all__ = ["weigh"]
+
+
+def _shown(probed: Any) -> str:
+    """Return the cosine, that of the source that moved most where it differs, and the norm."""
+    lowest = f" ({probed.lowest:.3f})" if probed.lowest < probed.cosine - 0.0005 else ""
+    return f"{probed.cosine:.3f}{lowest}  x{probed.norm:.2f}"
 
 
 @verb
@@ -43,10 +49,13 @@ def weigh(
 
     roles = list(found.tried[0].roles)
     table = Table(
-        "retain weight", *(f"{role}\ncosine  norm" for role in roles), title=f"states after {found.steps} steps against before"
+        "retain weight",
+        *(f"{role}\ncosine  norm" for role in roles),
+        title=f"states after {found.steps} steps against before",
+        caption="in brackets: the source that moved most",
     )
     for tried in found.tried:
-        table.add_row(f"{tried.weight:g}", *(f"{tried.roles[r].cosine:.3f}  x{tried.roles[r].norm:.2f}" for r in roles))
+        table.add_row(f"{tried.weight:g}", *(_shown(tried.roles[r]) for r in roles))
     Console().print(table)
     for name in ("median_token_norm", "steering_length"):
         if name in found.facts:

@@ -49,14 +49,24 @@ class _Sources:
         rows: Its rows.
         length: Number of draws.
         turns: For each draw the topic it must be about; None where topics mix.
+        by_size: Whether a source is drawn from in proportion to its documents instead of by its weight.
     """
 
-    def __init__(self, seed: int, role: str, rows: Encoded, length: int, turns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        role: str,
+        rows: Encoded,
+        length: int,
+        turns: Sequence[str] | None = None,
+        by_size: bool = False,
+    ) -> None:
         self._seed, self._role = seed, role
         owner_of_row = np.array(rows.source_of)
         count = len(rows.source_weights)
         self._documents = [_documents(rows, np.flatnonzero(owner_of_row == source).tolist()) for source in range(count)]
-        weights = np.array(rows.source_weights) * np.array([len(documents) > 0 for documents in self._documents])
+        sizes = np.array([len(documents) for documents in self._documents])
+        weights = sizes.astype(float) if by_size else np.array(rows.source_weights) * (sizes > 0)
         self._owner = np.zeros(length, dtype=np.int32)
         topics = {source: rows.items[documents[0][0]].topic for source, documents in enumerate(self._documents) if documents}
         for topic in [None] if turns is None else sorted(set(turns)):
@@ -129,11 +139,11 @@ class RolePairs(Dataset[dict[str, int]]):
         self._tokens = {role: [len(item.input_ids) for item in rows.items] for role, rows in roles.items()}
         self._dealt: dict[tuple[str, int], list[int]] = {}
         of_draw = [turns[draw // step % len(turns)] for draw in range(length)] if len(turns) > 1 else None
-        self._turned = of_draw is not None
+        turned = {role for role, rows in roles.items() if of_draw is not None and _knows(role, rows, turns)}
         self._sources = {
-            role: _Sources(seed, role, rows, length, of_draw if _knows(role, rows, turns) else None)
+            role: _Sources(seed, role, rows, length, of_draw if role in turned else None, by_size=role == anchor)
             for role, rows in roles.items()
-            if role != anchor or of_draw is not None
+            if role != anchor or role in turned
         }
 
     def __len__(self) -> int:
@@ -144,9 +154,14 @@ class RolePairs(Dataset[dict[str, int]]):
         """Return the roles, the anchor first."""
         return [self._anchor, *(role for role in self._sources if role != self._anchor)]
 
+    @property
+    def has_epochs(self) -> bool:
+        """Return whether the anchor is walked whole, epoch by epoch; where its topics take turns it is not."""
+        return self._anchor not in self._sources
+
     def _drawn(self, role: str, draw: int) -> int:
         """Return the row of a draw, before sorting."""
-        if role == self._anchor and not self._turned:
+        if role not in self._sources:
             return _wrapped(self._seed, role, 0, self._sizes[role], draw)
         return self._sources[role].row(draw)
 

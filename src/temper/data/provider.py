@@ -33,9 +33,11 @@ class Request:
         tokenizer: Of the model that trains.
         seed: Of the run.
         max_length: Tokens that a row may have.
-        load: Returns the model from before, loaded when it is first asked for; None while nothing may be loaded, as in a plan.
+        load: Returns the model from before, loaded when it is first asked for; None while nothing may be made, as in a plan: no model is
+            loaded and no function or service is called.
         identity: What tells that model apart: a hash of its weights or a commit; None where nothing does.
-        folder: Where made rows are kept, by content; a made row is never made twice.
+        folder: Where made rows are kept, by the content of the whole source: the same rows are not made twice, and a source of which one row
+            changed, came or went is made again as a whole.
         progress: Called as (stage, done, total, note).
     """
 
@@ -82,8 +84,8 @@ class RowProvider(NamedSettings):
     def make(self, request: Request) -> Made:
         """Return the rows.
 
-        Where `request.load` is None and a model is needed, rows that were kept are returned if they are all there; else a sketch:
-        as many rows, of the length that is to be expected.
+        Where `request.load` is None and rows would have to be made, rows that were kept are returned if they are all there; else a
+        sketch: as many rows, of the length that is to be expected.
 
         Raises:
             DataError: The source does not hold what is needed, or nothing is left.

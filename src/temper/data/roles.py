@@ -76,7 +76,7 @@ def load_role(
             tokenizer,
             source,
             max_length=limit,
-            overflow=overflow if limit == max_length else "truncate",
+            overflow=overflow if source.max_length is None or source.max_length > max_length else "truncate",
             where=f"data.{role}: {source.path}",
         )
         parts.append(replace(part, dropped=[*dropped, *part.dropped]))

@@ -6,12 +6,14 @@ the original model in it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from temper.errors import ModelError, TemperError, nearest
-from temper.files import hash_file
+from temper.files import hash_file, hash_json
 from temper.models.offsetfolder import MEMBERS, is_offset_folder, read_offset
 from temper.recipe import ModelSection, WorldSection
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "config_hash",
     "load_config",
     "load_model",
     "load_tokenizer",
@@ -34,13 +37,30 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def model_identity(section: ModelSection, world: WorldSection) -> str | None:
-    """Return what tells a model's numbers apart: hash of local weights or commit, and dtype; None where the hub gave no commit."""
+    """Return what tells the texts of a model apart: its weights or commit, its configuration, what ends its replies, and how it is loaded.
+
+    None where the hub gave no commit.
+    """
     source = resolve_path(section.path, world)
+    config = load_config(section.path, section=section, world=world)
+    ends = None
     if Path(source).is_dir():
-        found: str | None = weights_hash(source)
+        weights: str | None = weights_hash(source)
+        generation = Path(source) / "generation_config.json"
+        ends = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id") if generation.is_file() else None
     else:
-        found = getattr(load_config(section.path, section=section, world=world), "_commit_hash", None)
-    return found if found is None or section.dtype == "float32" else f"{found} {section.dtype}"
+        weights = getattr(config, "_commit_hash", None)
+    return None if weights is None else hash_json([weights, config_hash(config), ends, section.dtype, section.attention])
+
+
+def config_hash(config: PretrainedConfig) -> str:
+    """Return a hash of what a configuration says about the function that weights make: rotary base, norms, caps, windows, dtype."""
+    said = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in ("_name_or_path", "transformers_version", "use_cache")
+    }
+    return hash_json(json.loads(json.dumps(said, default=str)))
 
 
 def resolve_path(path: str, world: WorldSection) -> str:
@@ -207,5 +227,12 @@ def weights_hash(folder: str | Path) -> str:
             digest.update(name.encode() + bytes.fromhex(weights_hash(part)))
         return digest.hexdigest()
     for file in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(file.name.encode() + bytes.fromhex(hash_file(file)))
+        facts = file.stat()
+        digest.update(file.name.encode() + bytes.fromhex(_hash_of(str(file.resolve()), facts.st_size, facts.st_mtime_ns)))
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_of(file: str, size: int, changed: int) -> str:
+    """Return the hash of a file of that size and time of change; a large model is read once in a process."""
+    return hash_file(Path(file))

@@ -15,7 +15,7 @@ from temper.errors import DataError, InputError, nearest
 from temper.files import hash_json
 from temper.reason.segments import Segment
 from temper.reason.source import FORM, TraceSource
-from temper.reason.tracefile import Trace, read_traces, write_traces
+from temper.reason.tracefile import Trace, alone, read_traces, write_traces
 
 __all__ = ["CalledTraces", "TraceFunction"]
 
@@ -28,7 +28,8 @@ class CalledTraces(TraceSource):
 
     A recipe names an entry point of an installed package, never a path of a module, so that a recipe from elsewhere runs nothing that is
     not installed. In Python, `CalledTraces.from_function` takes any function. What a named function gave is kept by its name, the version of
-    its package, the segments and the seed, and it is not called again for them.
+    its package, the segments and the seed, and it is not called again for them. A plan calls no function, since one may cost money: it
+    takes what is kept, or a sketch.
     """
 
     name: ClassVar[str] = "trace_callable"
@@ -72,14 +73,16 @@ class CalledTraces(TraceSource):
         key = {"form": FORM, "callable": self._point()[1], "segments": asked, "seed": request.seed, "reading": reading}
         return request.folder / f"{hash_json(key)[:40]}.jsonl"
 
-    def traces(self, request: Request, segments: Sequence[Segment], path: Path | None = None) -> list[Trace]:
-        """Return what the function gives for the segments."""
+    def traces(self, request: Request, segments: Sequence[Segment], path: Path | None = None) -> list[Trace] | None:
+        """Return what the function gives for the segments; None where nothing may be made and nothing is kept."""
         if self._function is not None:
-            return self._called(request, segments, self._function, self.callable)
+            return None if request.load is None else self._called(request, segments, self._function, self.callable)
         point, generator = self._point()
+        if request.load is None:
+            return read_traces(path, segments) if path is not None and path.exists() else None
         if path is None:
             return self._called(request, segments, point.load(), generator)
-        with processes.first_goes_ahead():
+        with processes.first_goes_ahead(), alone(path):
             if not path.exists():
                 write_traces(path, self._called(request, segments, point.load(), generator))
         return read_traces(path, segments)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from temper.unlearn.prepare import Prepared
 
-__all__ = ["context_of", "sketched_context"]
+__all__ = ["context_of", "sketched_context", "some_of_each"]
 
 _LOOKED_AT = 256
 """Rows from which the median token norm is taken."""
@@ -30,6 +30,18 @@ def tokens_of(tokenizer: Any, words: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
+def some_of_each(places: Sequence[int], source_of: Sequence[int], most: int) -> list[int]:
+    """Return at most so many places in all, the first ones of every source alike.
+
+    Example:
+        >>> some_of_each([0, 1, 2, 3, 4], [0, 0, 0, 0, 1], 4)
+        [0, 1, 4]
+    """
+    sources = sorted({source_of[place] for place in places})
+    share = max(1, most // max(len(sources), 1))
+    return [place for source in sources for place in [place for place in places if source_of[place] == source][:share]]
+
+
 def context_of(seed: int, prepared: Prepared, model: nn.Module) -> Context:
     """Return what the objective may ask while it builds its terms."""
     from temper.models.trunk import check_layer
@@ -41,7 +53,9 @@ def context_of(seed: int, prepared: Prepared, model: nn.Module) -> Context:
         from temper.models.load import pad_id_of
         from temper.models.trunk import run_trunk
 
-        items = [item for item in prepared.rows[role].items if item.topic == topic][:_LOOKED_AT]
+        rows = prepared.rows[role]
+        about = [place for place, item in enumerate(rows.items) if item.topic == topic]
+        items = [rows.items[place] for place in some_of_each(about, rows.source_of, _LOOKED_AT)]
         device = next(model.parameters()).device
         norms = []
         with torch.no_grad():

@@ -12,6 +12,10 @@ from temper.unlearn.prepare import dtype_of, prepare, refuse_unbuilt_world, smoo
 __all__ = ["Plan", "plan"]
 
 
+def _each(rows: Any) -> str:
+    return "each" if len(rows.source_weights) == 1 else "a row of its most read source"
+
+
 def _two_models(objective: Any) -> list[str]:
     """Return what an objective does beside or instead of the training that the plan counts."""
     if objective.result == "weights":
@@ -101,7 +105,7 @@ def plan(recipe: Recipe) -> Plan:
         "rows_per_step": rows,
         "rows": {role: len(found.items) for role, found in prepared.rows.items()},
         "dropped": {role: len(found.dropped) for role, found in prepared.rows.items()},
-        "reads_of_a_row": {role: round(times, 2) for role, times in reads.items()},
+        "reads_of_a_row": reads,
         "made": prepared.provided,
         "passes": passes.describe(stored=heavy),
         "forget_passes": smoother.forget_passes if smoother is not None else 1,
@@ -116,7 +120,7 @@ def plan(recipe: Recipe) -> Plan:
         + (", of which a mask selects some" if selection.has_masks else ""),
         *(
             f"data         {role}: {len(found.items)} rows{' to be made first' if role in prepared.sketched else ''}, {len(found.dropped)} dropped"
-            + (f"; each is read {reads[role]:.1f} times" if reads.get(role, 0) > 1 else "")
+            + (f"; {_each(found)} is read {reads[role]:.1f} times" if reads.get(role, 0) > 1 else "")
             for role, found in prepared.rows.items()
         ),
         *_two_models(prepared.objective),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,15 @@ class Prepared:
         return int(self.config.get_text_config().num_hidden_layers)
 
     def reads(self) -> dict[str, float]:
-        """Return for each role that is no epoch's measure how often a row of it is read, on average; above 1 rows recycle."""
-        return {role: len(self.pairs) / len(rows.items) for role, rows in self.rows.items() if role != self.pairs.roles[0]}
+        """Return role to how often a row of its most read source is read, on average; above 1 rows recycle. An anchor with epochs is left out."""
+        found = {}
+        for role, rows in self.rows.items():
+            if role == self.pairs.roles[0] and self.pairs.has_epochs:
+                continue
+            drawn = Counter(rows.source_of[self.pairs.draw(role, index)[0]] for index in range(len(self.pairs)))
+            size = Counter(rows.source_of)
+            found[role] = round(max(drawn[source] / size[source] for source in drawn), 2)
+        return found
 
     def name_of(self, role: str) -> str:
         """Return under which name the other responses of a role run: in its place, or beside it."""
@@ -253,6 +261,14 @@ def prepare(recipe: Recipe, workshop: Workshop | None = None) -> Prepared:
     if "forget" in rows and "retain" in rows:
         report = check_overlap(rows["forget"], rows["retain"], recipe.train.allow_overlap)
         overlap = {"exact": report.exact, "ngram_share": report.ngram_share}
+    turns = objective.turns([item.topic for item in rows["forget"].items]) if "forget" in rows else ()
+    if len(turns) > 1 and recipe.train.steps is None:
+        raise RecipeError(
+            [
+                "train.epochs: topics take turns, a step each, whatever number of rows they have, so there is no epoch. Set train.steps."
+            ],
+            f"recipe {recipe.name}",
+        )
     steps = total_steps(recipe.train, len(rows[recipe.train.anchor].items))
     if (smoother := smoother_of(recipe)) is not None:
         smoother.check(steps)
@@ -268,7 +284,7 @@ def prepare(recipe: Recipe, workshop: Workshop | None = None) -> Prepared:
         length=steps * a_step,
         step=a_step,
         window=recipe.train.length_grouping,
-        turns=objective.turns([item.topic for item in rows["forget"].items]) if "forget" in rows else (),
+        turns=turns,
     )
     sketched = frozenset(workshop.sketched)
     prepared = Prepared(objective, config, tokenizer, rows, pairs, steps, max_length, {}, overlap, workshop.facts, sketched)

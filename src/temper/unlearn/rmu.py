@@ -130,16 +130,11 @@ class Steering:
         from temper.train.losses.activation import Steer
 
         closing = self._context.closing_of(mask, role)
+        self._check(role, sorted(set(self._context.topics_of(role))))
         if len(self.topics) == 1:
             control_D = self.control_KD[0]
             return Steer(role, weight, layer=layer, control_D=control_D, mask=mask, factor=self.factor, closing=closing)
-        topics = self._context.topics_of(role)
-        if unknown := sorted(set(topics) - set(self.topics)):
-            raise DataError(
-                f"data.{role}: has rows about the topic {unknown[0]!r}, and data.forget has none. Give its sources one of the topics: "
-                f"{', '.join(self.topics)}."
-            )
-        places = torch.tensor([self.topics.index(topic) for topic in topics])
+        places = torch.tensor([self.topics.index(topic) for topic in self._context.topics_of(role)])
         return Steer(
             role,
             weight,
@@ -150,6 +145,24 @@ class Steering:
             topic_of=places,
             closing=closing,
         )
+
+    def _check(self, role: str, topics: list[str]) -> None:
+        """Refuse a role that is not about what is forgotten.
+
+        Raises:
+            DataError: It has rows about other topics, or none about one of them.
+        """
+        if len(self.topics) == 1 and topics == ["default"]:
+            return  # with one topic there is nothing to tell apart
+        if unknown := [topic for topic in topics if topic not in self.topics]:
+            raise DataError(
+                f"data.{role}: has rows about the topic {unknown[0]!r}, and data.forget has none. Give its sources one of the topics: "
+                f"{', '.join(self.topics)}."
+            )
+        if missing := [topic for topic in self.topics if topic not in topics]:
+            raise DataError(
+                f"data.{role}: has no rows about the topic {missing[0]!r}, which data.forget has. Give it a source with that topic."
+            )
 
 
 class RMU(Objective):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from temper import processes
 from temper.errors import RecipeError
 from temper.files import hash_json
-from temper.models.load import load_config, load_model, resolve_path, weights_hash
+from temper.models.load import config_hash, load_config, load_model, resolve_path, weights_hash
 from temper.models.selection import selection_of
 from temper.recipe import Recipe
 from temper.run import Progress, Run, open_run
@@ -70,10 +69,12 @@ def unlearn(run: Run) -> Spent:
     assert recipe.train is not None
     torch.set_num_threads(recipe.train.threads)
     run.progress("read", 0, 1)
-    prepared = prepare(recipe, Workshop(recipe, run.folder, run.progress))
+    is_done = run.stage_done("unlearn") and run.model_folder.is_dir()
+    # what a finished run read is not made again only to be compared
+    prepared = prepare(recipe, Workshop(recipe, None if is_done else run.folder, run.progress))
     run.progress("read", 1, 1)
     identity = _note_inputs(run, prepared)
-    if run.stage_done("unlearn") and run.model_folder.is_dir():
+    if is_done:
         run.progress("train", 1, 1, "done before")
         return Spent(**run.stage("unlearn")["spent"])
     run.log("read", rows={role: len(rows.items) for role, rows in prepared.rows.items()}, overlap=prepared.overlap)
@@ -82,7 +83,7 @@ def unlearn(run: Run) -> Spent:
         "family": prepared.objective.family,
         "overlap": prepared.overlap,
         "dropped": {role: len(part.dropped) for role, part in prepared.rows.items()},
-        "reads_of_a_row": {role: round(times, 2) for role, times in prepared.reads().items()},
+        "reads_of_a_row": prepared.reads(),
         **({"made": prepared.provided} if prepared.provided else {}),
         "processes": processes.count(),
     }
@@ -100,11 +101,12 @@ def _note_inputs(run: Run, prepared: Prepared) -> dict[str, Any]:
     """Record the hashes of data and model; return what stored references depend on beside the rows."""
     recipe = run.recipe
     source = resolve_path(recipe.model.path, recipe.world)
-    hashes: dict[str, Any] = {f"data.{role}": rows.content_hash for role, rows in prepared.rows.items()}
+    known = {role: rows for role, rows in prepared.rows.items() if role not in prepared.sketched}
+    hashes: dict[str, Any] = {f"data.{role}": rows.content_hash for role, rows in known.items()}
     hashes |= {f"data.{prepared.name_of(role)}.other": found.rows.content_hash for role, found in prepared.substitutions.items()}
     # a hub model has no folder to hash; its commit says as much
     hashes["model"] = weights_hash(source) if Path(source).is_dir() else getattr(prepared.config, "_commit_hash", None)
-    hashes["config"] = _config_hash(prepared.config)
+    hashes["config"] = config_hash(prepared.config)
     given = getattr(prepared.objective, "reinforced", None)
     if given is not None:
         hashes["reinforced"] = _weights_of(resolve_path(given, recipe.world), recipe)
@@ -117,16 +119,6 @@ def _note_inputs(run: Run, prepared: Prepared) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
-
-
-def _config_hash(config: Any) -> str:
-    """Return a hash of what a configuration says about the function that weights make: rotary base, norms, caps, windows, dtype."""
-    said = {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in ("_name_or_path", "transformers_version", "use_cache")
-    }
-    return hash_json(json.loads(json.dumps(said, default=str)))
 
 
 def _weights_of(path: str, recipe: Recipe) -> str | None:

@@ -16,8 +16,10 @@ Source: R2MU specification of this project; the two figures are those the RMU no
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -47,12 +49,14 @@ class Probed:
     """What a short run did to the states of a role's rows.
 
     Attributes:
-        cosine: To the states from before, mean over tokens and rows.
+        cosine: To the states from before, mean over the tokens of all sources.
         norm: Mean token norm after / before.
+        lowest: The cosine of the source that moved most.
     """
 
     cosine: float
     norm: float
+    lowest: float
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class Weighed:
 
     @property
     def keeps(self) -> bool:
-        """Return whether all that is to be kept is where it was."""
-        return all(probed.cosine >= KEEP for role, probed in self.roles.items() if role in _KEPT)
+        """Return whether all that is to be kept is where it was, source by source."""
+        return all(probed.lowest >= KEEP for role, probed in self.roles.items() if role in _KEPT)
 
     def facts(self) -> dict[str, Any]:
         """Return the same as JSON."""
@@ -133,6 +137,12 @@ def weigh(recipe: Recipe, weights: Sequence[float], *, steps: int = 40, progress
             ],
             f"recipe {recipe.name}",
         )
+    if objective.retain_term == "none":
+        raise RecipeError(
+            ["method.retain_term: is none, so there is no anchor to weigh. Leave it out, or set embed."], f"recipe {recipe.name}"
+        )
+    if recipe.smoother is not None:
+        raise RecipeError(["smoother: weighing trains without one; leave it out and add it to the run."], f"recipe {recipe.name}")
     if selection_of(recipe).is_adapter or selection_of(recipe).has_masks:
         raise RecipeError(
             ["selection: weighing trains whole tensors; weigh with {layers: ...} and set the adapter or mask afterwards."],
@@ -142,7 +152,11 @@ def weigh(recipe: Recipe, weights: Sequence[float], *, steps: int = 40, progress
     short = recipe.model_copy(
         update={"train": recipe.train.model_copy(update={"steps": steps, "epochs": None, "warmup_steps": 0})}
     )
-    prepared = prepare(short, Workshop(short, cache_folder() / "made", progress))
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix="weigh-", dir=cache_folder()
+    ) as folder:  # for rows of a model that nothing tells apart
+        prepared = prepare(short, Workshop(short, Path(folder), progress))
     torch.set_num_threads(recipe.train.threads)
     model = load_to_train(short, prepared)
     context = context_of(recipe.seed, prepared, model)
@@ -211,31 +225,40 @@ def _masks(objective: Any, context: Context, roles: Sequence[str]) -> dict[str, 
 
 def _states(
     model: Any, prepared: Prepared, layer: int, masks: dict[str, tuple[Any, tuple[int, ...]]]
-) -> dict[str, list[torch.Tensor]]:
-    """Return role to the states of block `layer` at the tokens that count on some of its rows, each (tokens, D) in float32."""
+) -> dict[str, dict[int, torch.Tensor]]:
+    """Return role and source to the states of block `layer` at the tokens that count on some rows of each, (tokens, D) in float32."""
     from temper.data.padding import pad_items
     from temper.models.load import pad_id_of
     from temper.models.trunk import run_trunk
     from temper.train.losses.activation import token_mask_BL
     from temper.train.losses.term import Batch
+    from temper.unlearn.context import some_of_each
 
-    found: dict[str, list[torch.Tensor]] = {}
+    found: dict[str, dict[int, torch.Tensor]] = {}
     device = next(model.parameters()).device
     with torch.no_grad():
         for role, rows in prepared.rows.items():
-            found[role] = []
-            for first in range(0, min(_ROWS, len(rows.items)), 16):
-                batch = pad_items(rows.items[first : min(first + 16, _ROWS)], pad_id_of(prepared.tokenizer))
+            chosen = some_of_each(range(len(rows.items)), rows.source_of, _ROWS)
+            parts: dict[int, list[torch.Tensor]] = {}
+            for source in sorted({rows.source_of[place] for place in chosen}):
+                items = [rows.items[place] for place in chosen if rows.source_of[place] == source]
+                batch = pad_items(items, pad_id_of(prepared.tokenizer))
                 hidden_BLD, _ = run_trunk(model, layer, batch["input_ids"].to(device), batch["attention_mask"].to(device))
                 counted_BL = token_mask_BL(Batch.of(batch), *masks[role]) & (batch["attention_mask"] == 1)
-                found[role].append(hidden_BLD[counted_BL.to(device)].float())
+                parts.setdefault(source, []).append(hidden_BLD[counted_BL.to(device)].float())
+            found[role] = {source: torch.cat(states) for source, states in parts.items()}
     return found
 
 
-def _compared(before: dict[str, list[torch.Tensor]], after: dict[str, list[torch.Tensor]]) -> dict[str, Probed]:
+def _compared(before: dict[str, dict[int, torch.Tensor]], after: dict[str, dict[int, torch.Tensor]]) -> dict[str, Probed]:
     found = {}
-    for role in before:
-        old_ND, new_ND = torch.cat(before[role]), torch.cat(after[role])
-        cosine = torch.cosine_similarity(old_ND, new_ND, dim=-1).mean()
-        found[role] = Probed(round(float(cosine), 4), round(float(new_ND.norm(dim=-1).mean() / old_ND.norm(dim=-1).mean()), 4))
+    for role, sources in before.items():
+        cosines = {source: torch.cosine_similarity(old_ND, after[role][source], dim=-1) for source, old_ND in sources.items()}
+        old_N = torch.cat([old_ND.norm(dim=-1) for old_ND in sources.values()])
+        new_N = torch.cat([after[role][source].norm(dim=-1) for source in sources])
+        found[role] = Probed(
+            round(float(torch.cat(list(cosines.values())).mean()), 4),
+            round(float(new_N.mean() / old_N.mean()), 4),
+            round(min(float(cosine_N.mean()) for cosine_N in cosines.values()), 4),
+        )
     return found
