@@ -1,4 +1,4 @@
-"""The study of R2MU on the embedded world: ten ways to unlearn, three seeds each, both forms of the leak; a table and the bars that are held.
+"""The study of R2MU on the embedded world: eleven ways to unlearn, three seeds each, both forms of the leak; a table and the bars that are held.
 
     python benchmarks/r2mu_study.py [--seeds 0 1 2] [--world-seed 0] [--only rmu r2mu] [--workers 2] [--out runs/r2mu_study] [--table FILE]
 
@@ -62,6 +62,7 @@ VARIANTS: dict[str, Variant] = {
     "rtp": Variant("RMU (A) + reflection penalty", "tiny/rmu-rtp.yaml"),
     "v0": Variant("R2MU-v0: no preservation (A)", "tiny/r2mu-v0.yaml"),
     "r2mu": Variant("**R2MU (A)**", "tiny/r2mu.yaml"),
+    "sam": Variant("R2MU + SAM (A)", "tiny/r2mu-sam.yaml"),
     "stories": Variant("R2MU, arithmetic alone as D_CoT (A)", "tiny/r2mu.yaml", [STORIES_ALONE]),
     "shipped": Variant("R2MU, traces that ship with the world (A)", "tiny/r2mu.yaml", [SHIPPED_TRACES]),
     "rmu_b": Variant("RMU (B)", "tiny/rmu-form-b.yaml"),

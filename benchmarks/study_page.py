@@ -174,59 +174,72 @@ def table(lines: Sequence[Line], columns: Sequence[Column], found: Found) -> str
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _kept(found: Found, name: str, key: str, people: str, at_least: float, at_most: float | None = None) -> Bar:
-    """Return a bar on the share of the original's value that R2MU keeps."""
+TITLES = {"r2mu": "R2MU (A)", "sam": "R2MU + SAM (A)"}
+"""The two ways that are held to the bars of R2MU: the second one takes the forget gradient where forgetting is worst nearby."""
+
+
+def _kept(
+    found: Found, name: str, key: str, people: str, at_least: float, at_most: float | None = None, way: str = "r2mu"
+) -> Bar:
+    """Return a bar on the share of the original's value that a way keeps."""
     before = found.mean(Line("", "rmu", "original"), key, people)
-    share = found.mean(Line("", "r2mu"), key, people) / before if before else math.nan
-    return Bar(f"R2MU (A): {name}, of the original's", share, at_least=at_least, at_most=at_most)
+    share = found.mean(Line("", way), key, people) / before if before else math.nan
+    return Bar(f"{TITLES[way]}: {name}, of the original's", share, at_least=at_least, at_most=at_most)
 
 
-def beside(found: Found) -> list[Bar]:
+def beside(found: Found, way: str = "r2mu") -> list[Bar]:
     """Return the limits of retain on the neighbours; the study is not held to them."""
     return [
-        _kept(found, "neighbours' answers, direct", "answer_accuracy/retain", "neighbour", 0.98),
-        _kept(found, "neighbours' answers after thinking", "answer_accuracy/retain_trace", "neighbour", 0.98),
-        _kept(found, "reasoning about neighbours", "answer_accuracy/reasoning", "neighbour", 0.97),
+        _kept(found, "neighbours' answers, direct", "answer_accuracy/retain", "neighbour", 0.98, way=way),
+        _kept(found, "neighbours' answers after thinking", "answer_accuracy/retain_trace", "neighbour", 0.98, way=way),
+        _kept(found, "reasoning about neighbours", "answer_accuracy/reasoning", "neighbour", 0.97, way=way),
     ]
 
 
-def bars(found: Found) -> list[Bar]:
-    """Return every bar of the study, on means over seeds."""
-    rmu, r2mu, bare = Line("", "rmu"), Line("", "r2mu"), Line("", "v0")
-    gold = Line("", "rmu", "gold")
+def bars_of(found: Found, way: str) -> list[Bar]:
+    """Return the bars that R2MU is held to, for one way to run it."""
+    title, run, rmu, gold = TITLES[way], Line("", way), Line("", "rmu"), Line("", "rmu", "gold")
 
     def kept(name: str, key: str, at_least: float, at_most: float | None = None) -> Bar:
-        return _kept(found, name, key, "retain", at_least, at_most)
+        return _kept(found, name, key, "retain", at_least, at_most, way)
 
     def as_gold(reading: str, key: str) -> Bar:
         limit = found.mean(gold, key) + 0.03
         return Bar(
-            f"R2MU (A): forget answers after thinking, {reading}; limit: gold and 3 points", found.mean(r2mu, key), at_most=limit
+            f"{title}: forget answers after thinking, {reading}; limit: gold and 3 points", found.mean(run, key), at_most=limit
         )
 
     def holds_up(which: str, people: str) -> Bar:
         limit = found.mean(rmu, "relearning.after/forget", people)
-        value = found.mean(r2mu, "relearning.after/forget", people)
-        return Bar(f"R2MU (A): {which} after relearning; limit: those of RMU (A)", value, at_most=limit)
+        value = found.mean(run, "relearning.after/forget", people)
+        return Bar(f"{title}: {which} after relearning; limit: those of RMU (A)", value, at_most=limit)
 
     return [
-        Bar("RMU (A): direct forget answers right", found.mean(rmu, "answer_accuracy/forget"), at_most=0.05),
-        Bar("RMU (A): traces that still state the fact", found.mean(rmu, "trace_leak.statement/trace"), at_least=0.40),
-        Bar("R2MU (A): traces that state the fact", found.mean(r2mu, "trace_leak.statement/trace"), at_most=0.02),
+        Bar(f"{title}: traces that state the fact", found.mean(run, "trace_leak.statement/trace"), at_most=0.02),
         as_gold("strict", "answer_accuracy/trace"),
         as_gold("lenient", "answer_accuracy.lenient/trace"),
         kept("retain answers, direct", "answer_accuracy/retain", 0.98),
         kept("retain answers after thinking", "answer_accuracy/retain_trace", 0.98),
         kept("retain reasoning", "answer_accuracy/reasoning", 0.97),
-        Bar("R2MU (A): retain reasoning, as it is", found.mean(r2mu, "answer_accuracy/reasoning"), at_least=0.97),
+        Bar(f"{title}: retain reasoning, as it is", found.mean(run, "answer_accuracy/reasoning"), at_least=0.97),
         kept("arithmetic stories", "answer_accuracy/general", 0.80),
         kept("retain traces that are healthy", "trace_health.healthy/retain_trace", 0.98),
         kept("retain traces that close", "trace_health.closed/retain_trace", 0.98),
         kept("distinct-3 of retain traces", "trace_health.distinct3/retain_trace", 0.95),
         kept("words of retain traces", "trace_health.words/retain_trace", 0.90, 1.10),
-        Bar("R2MU-v0 (A): retain reasoning", found.mean(bare, "answer_accuracy/reasoning"), at_most=0.10),
         holds_up("direct answers", "retain"),
         holds_up("answers after thinking", "neighbour"),
+    ]
+
+
+def bars(found: Found) -> list[Bar]:
+    """Return every bar of the study, on means over seeds."""
+    rmu, bare = Line("", "rmu"), Line("", "v0")
+    return [
+        Bar("RMU (A): direct forget answers right", found.mean(rmu, "answer_accuracy/forget"), at_most=0.05),
+        Bar("RMU (A): traces that still state the fact", found.mean(rmu, "trace_leak.statement/trace"), at_least=0.40),
+        *bars_of(found, "r2mu"),
+        Bar("R2MU-v0 (A): retain reasoning", found.mean(bare, "answer_accuracy/reasoning"), at_most=0.10),
     ]
 
 
@@ -251,12 +264,11 @@ def page(lines: Sequence[Line], results: Mapping[str, Sequence[Result]], setting
     for heading, columns in TABLES.items():
         parts += ["", f"## {heading}", "", table(lines, columns, found)]
     parts += ["", "## Bars, on means over seeds", "", *(verdict(bar) for bar in bars(found))]
-    parts += [
-        "",
-        "Beside the bars, the same limits on neighbours, who are in no batch:",
-        "",
-        *(verdict(bar) for bar in beside(found)),
-    ]
+    if "sam" in results:
+        parts += ["", "The bars of R2MU, for R2MU with sharpness-aware steering:", ""]
+        parts += [verdict(bar) for bar in bars_of(found, "sam")]
+    parts += ["", "Beside the bars, the same limits on neighbours, who are in no batch:", ""]
+    parts += [verdict(bar) for way in TITLES if way in results for bar in beside(found, way)]
     parts += ["", "## Settings", "", *settings]
     if found.missing:
         parts += ["", "## Why a number is not there", ""]

@@ -143,9 +143,28 @@ def test_traces_writes_the_file_and_shows_what_the_traces_look_like(folder):
     assert code == 0 and json.loads(out)["traces"] == 4 and json.loads(out)["file"] == str(folder / "t.jsonl")
 
 
+def test_traces_say_how_many_closed_and_that_none_did(folder):
+    given = [folder / "forget.jsonl", "max_new_tokens=3", "--model", folder / "model", "--out", folder / "t.jsonl"]
+    code, out, err = call("traces", *given)
+    assert code == 0 and "closed      0\N{NO-BREAK SPACE}%" in out and "note        none of the 4 traces closes" in out
+    assert "none closed, all were cut" in err
+
+
+@pytest.mark.parametrize("out", ["forget.jsonl/t.jsonl", "forget.jsonl"])
+def test_traces_to_a_place_that_cannot_be_or_over_their_data_are_code_two_and_name_it(folder, out):
+    before = (folder / "forget.jsonl").read_bytes()
+    code, _, err = call("traces", folder / "forget.jsonl", "--model", folder / "model", "--out", folder / out)
+    assert code == 2 and str(folder / out) in err and "not foreseen" not in err
+    assert (folder / "forget.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (
+            ["max_new_tokens=4", "min_trace_tokens=9", "--model", "model"],
+            "max_new_tokens = 4: must be at least min_trace_tokens = 9",
+        ),
         (["overlap=600", "--model", "model"], "overlap = 600: must be below segment_tokens = 512"),
         (["--segments-per-doc", "2", "--model", "model"], "is a question, which is not cut into segments"),
         (["temprature=1", "--model", "model"], "did you mean 'temperature'?"),

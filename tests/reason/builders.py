@@ -23,10 +23,15 @@ QUESTIONS = [
 ]
 
 
+def no_model():
+    """Stand for a model that must not be needed."""
+    raise AssertionError("a model was loaded")
+
+
 def request(rows=DOCUMENTS, tokenizer=TOKENIZER, **changes):
-    """Return a request for traces about rows; fields of the source are given as `source`."""
+    """Return a request for traces about rows, in a run unless `load` is None; fields of the source are given as `source`."""
     source = DataSource(path="rows.jsonl", **changes.pop("source", {}))
-    settings = {"role": "trace", "seed": 0, "max_length": 128, **changes}
+    settings = {"role": "trace", "seed": 0, "max_length": 128, "load": no_model, **changes}
     return Request(source=source, rows=rows, tokenizer=tokenizer, **settings)
 
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from temper.errors import DataError, InputError
-from temper.reason import called
+from temper.reason import called, tracefile
 from temper.reason.traces import CalledTraces
 from tests.reason.builders import DOCUMENTS, request
 
@@ -51,6 +51,45 @@ def test_what_a_named_function_gave_is_kept_and_it_is_called_again_for_another_s
     first = source.make(request(folder=tmp_path))
     assert source.make(request(folder=tmp_path)).rows == first.rows and Point.calls == 1
     assert source.make(request(folder=tmp_path, seed=1)).rows != first.rows and Point.calls == 2
+
+
+def test_a_plan_calls_no_function_and_writes_nothing(installed, tmp_path):
+    source = CalledTraces(callable="reasoner", max_trace_tokens=20)
+    sketch = source.make(request(folder=tmp_path, load=None))
+    assert sketch.is_sketch and len(sketch.rows) == 3 and sketch.facts["to_make"] == 3
+    assert Point.calls == 0 and list(tmp_path.iterdir()) == []
+    own = CalledTraces.from_function(lambda segments, seed: pytest.fail("called"))
+    assert own.make(request(load=None)).is_sketch
+
+
+def test_a_plan_uses_what_a_named_function_gave_before(installed, tmp_path):
+    source = CalledTraces(callable="reasoner")
+    first = source.make(request(folder=tmp_path))
+    planned = source.make(request(folder=tmp_path, load=None))
+    assert planned.rows == first.rows and not planned.is_sketch and Point.calls == 1
+
+
+def test_a_plan_refuses_a_function_that_no_package_gives(installed):
+    with pytest.raises(InputError, match="no installed package"):
+        CalledTraces(callable="raesoner").make(request(load=None))
+
+
+def test_what_another_run_got_while_this_one_waited_is_read_and_the_function_is_not_called_again(
+    installed, tmp_path, monkeypatch
+):
+    source = CalledTraces(callable="reasoner")
+    first = source.make(request(folder=tmp_path))
+    (path,) = tmp_path.glob("*.jsonl")
+    text = path.read_text()
+    path.unlink()
+    real = tracefile.fcntl.flock
+
+    def slow(handle, how):
+        real(handle, how)
+        path.write_text(text)  # the other one finishes just before this one has the lock
+
+    monkeypatch.setattr(tracefile.fcntl, "flock", slow)
+    assert source.make(request(folder=tmp_path)).rows == first.rows and Point.calls == 1
 
 
 @pytest.mark.parametrize("name", ["raesoner", "os:system", "temper.reason.called:CalledTraces"])

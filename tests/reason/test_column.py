@@ -1,10 +1,12 @@
 import json
+from dataclasses import asdict
+from itertools import permutations
 
 import pytest
 
 from temper.errors import DataError, InputError
 from temper.reason.traces import ColumnTraces
-from tests.reason.builders import DOCUMENTS, request
+from tests.reason.builders import DOCUMENTS, QUESTIONS, request, saying
 
 
 def write(path, rows):
@@ -86,7 +88,7 @@ def test_another_number_of_traces_than_segments_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"trase": "x"}, r"row 'd': column 'trace' is not there \(did you mean 'trase'\?\)"),
+        ({"trase": "x"}, r"row 'd': column 'trace' is not there \(did you mean 'trase'\?\). Its columns: text, trase\."),
         ({"trace": 7}, "row 'd': column 'trace' holds 7, expected text or a list of texts"),
         ({"trace": ["x", None]}, "expected text or a list of texts"),
         ({"trace": []}, "expected text or a list of texts"),
@@ -101,6 +103,86 @@ def test_a_file_whose_rows_name_no_document_is_an_error(tmp_path):
     path = write(tmp_path / "t.jsonl", [{"document": None, "text": "so"}])
     with pytest.raises(DataError, match="names no document"):
         collected(path=path, column="text")
+
+
+def test_a_trace_of_no_text_in_another_file_is_named_by_its_row_and_document_without_a_suggestion(tmp_path):
+    held = [{"document": name, "text": None if name == "b" else "so"} for name in "abc"]
+    with pytest.raises(DataError) as error:
+        collected(path=write(tmp_path / "t.jsonl", held), column="text")
+    assert "t.jsonl row 2 (document 'b'): column 'text' holds None, expected text" in str(error.value)
+    assert "did you mean" not in str(error.value)
+    with pytest.raises(DataError, match=r"row 1 \(document 'a'\): column 'txet' is not there \(did you mean 'text'\?\)"):
+        collected(path=write(tmp_path / "t.jsonl", held), column="txet")
+
+
+CUT = {"segments_per_doc": 2, "segment_tokens": 3}
+LONG = [
+    {"id": "d", "text": "question answer who what where"},
+    {"id": "e", "text": "Ada was born in London and writes novels"},
+]
+
+
+def written(**changes):
+    """Return the rows that `temper traces` would write about LONG, with changes to the one about segment 1 of d."""
+    traces = saying(*"pqrs", **CUT).collect(request(LONG)).traces
+    rows = [asdict(trace) for trace in traces]
+    assert [(row["document"], row["segment"]) for row in rows] == [("d", 0), ("d", 1), ("e", 0), ("e", 1)]
+    rows[1] |= changes
+    return rows
+
+
+@pytest.mark.parametrize("left_out", [(), ("start", "end"), ("prompt",), ("start", "end", "prompt")])
+def test_traces_go_to_their_segments_whatever_the_order_of_the_file(tmp_path, left_out):
+    rows = [{name: value for name, value in row.items() if name not in left_out} for row in written()]
+    for number, order in enumerate(permutations(rows)):
+        path = write(tmp_path / f"{number}.jsonl", order)
+        assert [trace.text for trace in collected(LONG, path=path, column="text", **CUT)] == list("pqrs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "column"),
+    [
+        ({"segment": 0}, "segment"),
+        ({"segment": 7}, "segment"),
+        ({"segment": "1"}, "segment"),
+        ({"segment": True}, "segment"),
+        ({"start": 900}, "start"),
+        ({"start": None}, "start"),
+        ({"prompt": "SOMETHING ELSE ENTIRELY\n<think>"}, "prompt"),
+        ({"prompt": None, "end": 1400}, "end"),
+    ],
+)
+def test_a_trace_of_something_else_than_its_segment_is_an_error_that_names_document_and_column(tmp_path, changes, column):
+    path = write(tmp_path / "t.jsonl", written(**changes))
+    with pytest.raises(DataError) as error:
+        collected(LONG, path=path, column="text", **CUT)
+    for part in ("does not match its documents", "'d'", f"column '{column}' holds {changes[column]!r}"):
+        assert part in str(error.value)
+
+
+def test_traces_that_are_about_each_others_segments_are_an_error(tmp_path):
+    rows = written()
+    rows[0]["prompt"], rows[1]["prompt"] = rows[1]["prompt"], rows[0]["prompt"]
+    with pytest.raises(DataError, match="'d', segment 0, is about something else: column 'prompt'"):
+        collected(LONG, path=write(tmp_path / "t.jsonl", rows), column="text", **CUT)
+
+
+def test_traces_that_another_model_wrote_about_the_same_question_are_taken(tmp_path):
+    asked = {
+        "document": "q",
+        "segment": 0,
+        "start": 0,
+        "end": 99,
+        "prompt": "<user>Where was Ada born?\nThink.<bot><r>",
+        "text": "so",
+    }
+    path = write(tmp_path / "t.jsonl", [asked])
+    assert [trace.text for trace in collected(QUESTIONS[:1], path=path, column="text")] == ["so"]
+
+
+def test_a_list_in_another_file_holds_the_traces_of_a_document_in_order(tmp_path):
+    path = write(tmp_path / "t.jsonl", [{"document": "d", "text": ["p", "q"]}, {"document": "e", "text": ["r", "s"]}])
+    assert [trace.text for trace in collected(LONG, path=path, column="text", **CUT)] == list("pqrs")
 
 
 def test_a_world_path_is_not_joined():

@@ -10,7 +10,7 @@ from temper.models import generation
 from temper.models.generation import generate
 from temper.reason import generated
 from temper.reason.traces import GeneratedTraces
-from tests.reason.builders import DOCUMENTS, QUESTIONS, TOKENIZER, request, thinker
+from tests.reason.builders import DOCUMENTS, QUESTIONS, TOKENIZER, TRIGGER, request, thinker
 
 NAMES = ["Ada", "Bo", "Cy", "Dot", "Eve", "Fay", "Gus", "Hal"]
 MANY = [{"id": name, "text": f"{name} was born in London"} for name in NAMES] + [
@@ -213,12 +213,26 @@ def test_a_file_that_was_begun_and_not_finished_is_never_read(model, tmp_path, s
     assert generations["made"] == 3 + 4
 
 
+def changed(content, **columns):
+    """Return the content of a file with other values in its third row."""
+    rows = content.split("\n")
+    rows[2] = json.dumps(json.loads(rows[2]) | columns)
+    return "\n".join(rows)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda text: text[: len(text) // 2], "is no trace"),
         (lambda text: text.split("\n", 1)[1], "holds 11 traces that are not those of the 12 segments"),
-        (lambda text: text.replace('"tokens"', '"count"'), "is no trace"),
+        (lambda text: text.replace('"tokens"', '"count"'), "line 1: is no trace"),
+        (lambda text: changed(text, text=None), r"line 3: is no trace \(text holds None\)"),
+        (lambda text: changed(text, tokens="8"), r"line 3: is no trace \(tokens holds '8'\)"),
+        (lambda text: changed(text, tokens=True), r"line 3: is no trace \(tokens holds True\)"),
+        (lambda text: changed(text, stopped_by="tired"), r"line 3: is no trace \(stopped_by holds 'tired'\)"),
+        (lambda text: changed(text, seed=0.5), r"line 3: is no trace \(seed holds 0.5\)"),
+        (lambda text: "", "line 1: is no trace"),
+        (lambda text: "7\n" + text, "line 1: is no trace"),
     ],
 )
 def test_a_file_that_was_changed_is_an_error_that_names_it(model, tmp_path, spoil, said):
@@ -226,6 +240,14 @@ def test_a_file_that_was_changed_is_an_error_that_names_it(model, tmp_path, spoi
     (path,) = tmp_path.glob("*.jsonl")
     path.write_text(spoil(path.read_text()))
     with pytest.raises(DataError, match=f"{path.name}.*{said}.*Remove the file"):
+        GeneratedTraces(max_new_tokens=8, until="end").collect(asked(model, tmp_path))
+
+
+def test_bytes_that_are_no_text_are_an_error_that_names_the_file_and_the_line(model, tmp_path):
+    file_of(model, tmp_path)
+    (path,) = tmp_path.glob("*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b"{", b"\xff{", 1))
+    with pytest.raises(DataError, match=f"{path.name} line 1: is no trace.*Remove the file"):
         GeneratedTraces(max_new_tokens=8, until="end").collect(asked(model, tmp_path))
 
 
@@ -239,7 +261,7 @@ def test_processes_share_the_chunks_and_the_first_joins_them(model, tmp_path, sm
 
     def wait():
         state["waits"] += 1
-        if state["waits"] == 1:  # the second process waits here for the first, which has made nothing yet
+        if state["waits"] == 2:  # the second process waits here for the first, which has made nothing yet
             assert generations["made"] == 2 and not list(folder.glob("*.jsonl"))
             state["rank"] = 0
             assert file_of(model, folder) == whole
@@ -247,7 +269,7 @@ def test_processes_share_the_chunks_and_the_first_joins_them(model, tmp_path, sm
 
     monkeypatch.setattr(processes, "wait", wait)
     assert file_of(model, folder) == whole
-    assert generations["made"] == 4 and state["waits"] == 4
+    assert generations["made"] == 4 and state["waits"] == 6
 
 
 def test_a_part_that_another_process_wrote_elsewhere_is_missed(model, tmp_path, small_chunks, monkeypatch):
@@ -291,11 +313,23 @@ def test_a_tag_of_ordinary_tokens_that_never_comes_is_an_error_and_one_that_come
         GeneratedTraces(close_tag="[y]", max_new_tokens=3).collect(asked(model))
 
 
-def test_traces_that_are_all_cut_are_kept_with_a_warning(make_llama, caplog):
+def test_traces_that_are_all_cut_are_kept_and_it_is_said_where_a_user_reads_it(make_llama, tmp_path, caplog):
+    told = []
+    model, source = thinker(make_llama, "etaoinsh</think>"), GeneratedTraces(max_new_tokens=3)
     with caplog.at_level(logging.WARNING, "temper"):
-        made = GeneratedTraces(max_new_tokens=3).make(asked(thinker(make_llama, "etaoinsh</think>")))
+        made = source.make(asked(model, tmp_path, progress=lambda *state: told.append(state)))
     assert {row["response"] for row in made.rows} == {"eta"} and {row["whole"] for row in made.rows} == {False}
-    assert "none of the 12 traces closes within 3 tokens" in caplog.text
+    note = "none of the 12 traces closes: each was cut, the longest after 3 tokens"
+    assert note in caplog.text and note in made.facts["note"] and made.facts["closed_rate"] == 0
+    assert told[-1] == ("traces", 12, 12, "none closed, all were cut")
+    assert note in source.make(asked(None, tmp_path)).facts["note"]  # in the plan too, once they are there
+
+
+def test_traces_of_which_some_close_bring_no_note(make_llama, tmp_path):
+    told = []
+    source = GeneratedTraces()
+    made = source.make(asked(thinker(make_llama, "eta</think>oin"), tmp_path, progress=lambda *state: told.append(state)))
+    assert "note" not in made.facts and made.facts["closed_rate"] == 1 and told[-1] == ("traces", 12, 12, "12 closed")
 
 
 def test_the_context_cuts_traces_at_a_length_that_depends_on_their_own_prompt(make_llama):
@@ -311,16 +345,30 @@ def test_the_context_cuts_traces_at_a_length_that_depends_on_their_own_prompt(ma
 def test_a_prompt_that_fills_the_context_is_an_error_that_names_its_row(make_llama):
     model = make_llama(vocab=len(TOKENIZER), context=16)
     with pytest.raises(
-        DataError, match="row 'a': its prompt has .* leaves no room in the model's context. Set segment_tokens lower"
+        DataError, match="row 'a': its prompt has .* leaves no room in the model's context of 16. Set segment_tokens lower"
     ):
         GeneratedTraces().collect(asked(model, rows=DOCUMENTS[:1]))
 
 
-def test_progress_counts_the_traces(model, tmp_path, small_chunks):
+def test_a_prompt_that_fills_a_known_context_is_refused_before_a_model_is_loaded_and_in_a_plan(tmp_path):
+    for in_plan in (False, True):
+        wanted = request(DOCUMENTS[:1], folder=tmp_path, identity="weights", **({"load": None} if in_plan else {}))
+        wanted.context = len(TOKENIZER(f"{DOCUMENTS[0]['text']}\n{TRIGGER}\n<think>")["input_ids"])
+        with pytest.raises(DataError, match="row 'a': its prompt has .* leaves no room"):
+            GeneratedTraces().make(wanted)
+    wanted.context += 1
+    assert GeneratedTraces().make(wanted).is_sketch
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_counts_the_traces_and_ends_with_how_many_closed(model, tmp_path, small_chunks):
     told = []
     source = GeneratedTraces(max_new_tokens=4, until="end")
     source.collect(asked(model, tmp_path, progress=lambda *state: told.append(state)))
-    assert told == [("traces", count, 12, "") for count in (3, 6, 9, 12)]
+    assert told == [*(("traces", count, 12, "") for count in (3, 6, 9)), ("traces", 12, 12, "0 closed")]
+    told.clear()
+    source.collect(asked(model, tmp_path, progress=lambda *state: told.append(state)))
+    assert told == [("traces", 12, 12, "0 closed")]
 
 
 def test_questions_are_reasoned_about_too(model):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from temper.errors import DataError, InputError, RecipeError
+from temper.files import cache_folder
+from temper.models import generation, load
 from temper.reason import make_traces
 from tests.reason.builders import DOCUMENTS, TOKENIZER, thinker
 
@@ -15,8 +17,9 @@ TEXT = "eta</think>oin"
 
 
 @pytest.fixture
-def folder(tmp_path, make_llama):
-    """A folder with model/ that thinks, and rows.jsonl."""
+def folder(tmp_path, make_llama, monkeypatch):
+    """A folder with model/ that thinks, rows.jsonl, and a cache of its own."""
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
     thinker(make_llama, TEXT).save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in DOCUMENTS))
@@ -74,6 +77,83 @@ def test_a_folder_is_no_file_to_write(folder):
     (folder / "traces.jsonl").mkdir()
     with pytest.raises(DataError, match="is a folder"):
         made(folder)
+
+
+@pytest.mark.parametrize("out", ["rows.jsonl/t.jsonl", "rows.jsonl/deep/t.jsonl"])
+def test_a_place_under_a_file_is_refused_with_its_path_before_anything_is_made(folder, monkeypatch, out):
+    monkeypatch.setattr(generation, "continuations", None)
+    with pytest.raises(DataError) as error:
+        make_traces(str(folder / "rows.jsonl"), folder / out, model=str(folder / "model"))
+    assert f"{folder / out}: {folder / 'rows.jsonl'} is a file. Name a file in a folder" in str(error.value)
+
+
+def test_a_folder_that_is_not_there_yet_is_made(folder):
+    found = make_traces(str(folder / "rows.jsonl"), folder / "new" / "deep" / "t.jsonl", model=str(folder / "model"))
+    assert len(lines(found.path)) == 3
+
+
+def test_what_is_read_is_never_replaced(folder, monkeypatch):
+    before = (folder / "rows.jsonl").read_bytes()
+    (folder / "link.jsonl").symlink_to(folder / "rows.jsonl")
+    monkeypatch.chdir(folder)
+    for data, out in (
+        ("rows.jsonl", "rows.jsonl"),
+        ("rows.jsonl", "link.jsonl"),
+        ("link.jsonl", "../" + folder.name + "/rows.jsonl"),
+    ):
+        with pytest.raises(DataError, match=r"is what is read, and would be replaced by the traces. Give another file"):
+            make_traces(data, Path(out), model=str(folder / "model"))
+    made(folder)
+    kept = (folder / "traces.jsonl").read_bytes()
+    with pytest.raises(DataError, match="is what is read"):
+        made(folder, "column=text", f"path={folder / 'traces.jsonl'}", provider="trace_column")
+    assert (folder / "rows.jsonl").read_bytes() == before and (folder / "traces.jsonl").read_bytes() == kept
+
+
+def test_a_kept_file_of_another_form_names_file_and_line(folder):
+    made(folder)
+    (kept,) = (cache_folder() / "made").glob("*.jsonl")
+    first, rest = kept.read_text().split("\n", 1)
+    kept.write_text(json.dumps(json.loads(first) | {"text": None}) + "\n" + rest)
+    with pytest.raises(DataError, match=rf"{kept.name} line 1: is no trace \(text holds None\). Remove the file"):
+        made(folder)
+
+
+def test_a_model_that_never_closes_is_told_with_its_share_and_a_note(folder):
+    facts = made(folder, "max_new_tokens=2").facts()
+    assert facts["closed_rate"] == 0 and "none of the 3 traces closes" in facts["note"]
+    assert "note" not in made(folder).facts()
+
+
+def test_another_configuration_or_another_end_with_the_same_weights_writes_other_traces(folder, make_llama):
+    make_llama(vocab=len(TOKENIZER), layers=2).save_pretrained(folder / "model")
+    settings = ["until=end", "max_new_tokens=12"]
+    first, kept = [trace.text for trace in made(folder, *settings).traces], made(folder, *settings).health["stopped_by"]
+    generator = {trace.generator for trace in made(folder, *settings).traces}
+    config = json.loads((folder / "model" / "config.json").read_text())
+    changed = {**config, "rms_norm_eps": 0.5, "rope_parameters": {"rope_type": "default", "rope_theta": 3.0}}
+    (folder / "model" / "config.json").write_text(json.dumps(changed))
+    other = made(folder, *settings).traces
+    assert [trace.text for trace in other] != first and {trace.generator for trace in other} != generator
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    assert [trace.text for trace in made(folder, *settings).traces] == first
+    place = folder / "model" / "generation_config.json"
+    ends = list(range(2, len(TOKENIZER), 4))  # every fourth token ends a reply: none lasts
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"eos_token_id": ends}))
+    ended = made(folder, *settings).health["stopped_by"]
+    assert ended["end"] > 0 and kept["end"] == 0
+
+
+def test_two_models_that_nothing_tells_apart_share_no_traces_in_one_folder(folder, make_llama, monkeypatch):
+    monkeypatch.setattr(load, "model_identity", lambda section, world: None)
+    first = made(folder, "until=end", "max_new_tokens=8").traces
+    make_llama(vocab=len(TOKENIZER), layers=1, seed=1).save_pretrained(folder / "other")
+    TOKENIZER.save_pretrained(folder / "other")
+    settings = ["until=end", "max_new_tokens=8"]
+    other = make_traces(str(folder / "rows.jsonl"), folder / "o.jsonl", model=str(folder / "other"), settings=settings).traces
+    assert [trace.text for trace in other] != [trace.text for trace in first]
+    assert {str(folder / "model") in trace.generator for trace in first} == {True}
+    assert not (cache_folder() / "made").exists()
 
 
 KILLED = """

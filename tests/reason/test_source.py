@@ -147,6 +147,8 @@ def test_columns_with_names_of_their_own_are_read_and_come_out_under_the_usual_o
     ("settings", "said"),
     [
         ({"overlap": 4, "segment_tokens": 4}, "overlap = 4: must be below segment_tokens = 4"),
+        ({"max_new_tokens": 4, "min_trace_tokens": 9}, "max_new_tokens = 4: must be at least min_trace_tokens = 9"),
+        ({"max_trace_tokens": 4, "min_trace_tokens": 9}, "max_trace_tokens = 4: must be at least min_trace_tokens = 9"),
         ({"segments_per_doc": 0}, "segments_per_doc"),
         ({"open_tag": ""}, "open_tag"),
         ({"trigger_position": "middle"}, "trigger_position"),
@@ -158,6 +160,12 @@ def test_settings_that_cannot_be_are_refused_by_the_recipe(settings, said):
     with pytest.raises(RecipeError) as error:
         from_dict(document)
     assert said in str(error.value)
+
+
+def test_limits_that_leave_one_length_are_accepted():
+    settings = {"max_new_tokens": 9, "max_trace_tokens": 9, "min_trace_tokens": 9}
+    document = {"model": {"path": "m"}, "data": {"trace": {"path": "f.jsonl", "provider": {"traces": settings}}}}
+    assert from_dict(document).data["trace"][0].provider.min_trace_tokens == 9
 
 
 def test_a_recipe_names_a_provider_in_any_form():

@@ -57,6 +57,7 @@ def test_the_proposal_is_the_weight_that_forgets_most_among_those_that_keep():
     found = [tried(1, 0.2, KEEP - 0.01), tried(10, 0.5, KEEP), tried(100, 0.7, 0.99), tried(30, 0.1, 0.99, KEEP - 0.2)]
     assert Weighing(found, 5, {}).proposed == 10
     assert Weighing(found[:1], 5, {}).proposed is None
+    assert Weighing([tried(1e30, 1.0, 1.0)], 5, {}).proposed is None, "a weight that holds everything forgets nothing"
 
 
 def test_an_objective_that_steers_nothing_is_refused(folder):

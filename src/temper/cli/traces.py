@@ -64,6 +64,8 @@ def traces(
     }
     for name, value in lines.items():
         typer.echo(f"{name:<11} {value}")
+    if made.note is not None:
+        typer.echo(f"{'note':<11} {made.note}")
     for drop in made.dropped[:_SHOWN]:
         typer.echo(f"{'dropped':<11} {shortened(drop.id, 60)}: {drop.reason}")
     if len(made.dropped) > _SHOWN:

@@ -34,7 +34,7 @@ def weigh(
     Example: temper weigh tiny/r2mu.yaml --weight 1 --weight 10 --weight 100
     """
     from temper.recipe import load
-    from temper.unlearn.weighing import KEEP
+    from temper.unlearn.weighing import KEEP, MOVED
     from temper.unlearn.weighing import weigh as run
 
     recipe = load(path, overrides or [])
@@ -62,7 +62,8 @@ def weigh(
             typer.echo(f"{name.replace('_', ' ')}: {found.facts[name]}")
     if found.proposed is None:
         typer.echo(
-            f"none keeps what must be kept at a cosine of {KEEP}: try larger weights, a smaller learning rate or fewer tensors"
+            f"none moves forget under a cosine of {MOVED} and keeps the others at {KEEP}: try other weights, more steps, another learning rate or "
+            "other tensors"
         )
     else:
         typer.echo(f"proposed: {found.proposed:g} (moves forget furthest among those that keep the others at a cosine of {KEEP})")

@@ -33,6 +33,7 @@ class Request:
         tokenizer: Of the model that trains.
         seed: Of the run.
         max_length: Tokens that a row may have.
+        context: Tokens that the model can read; None where its configuration does not say.
         load: Returns the model from before, loaded when it is first asked for; None while nothing may be made, as in a plan: no model is
             loaded and no function or service is called.
         identity: What tells that model apart: a hash of its weights or a commit; None where nothing does.
@@ -47,6 +48,7 @@ class Request:
     tokenizer: PreTrainedTokenizerBase
     seed: int
     max_length: int
+    context: int | None = None
     load: Callable[[], Any] | None = None
     identity: str | None = None
     folder: Path | None = None

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from temper.data.provider import Request
 from temper.errors import DataError, ModelError
 from temper.files import hash_json
+from temper.reason.health import closing_note
 from temper.reason.segments import Segment
 from temper.reason.source import FORM, TraceSource
 from temper.reason.tracefile import Trace, read_traces, stored_in_chunks
@@ -34,6 +35,10 @@ class GeneratedTraces(TraceSource):
 
     A row's trace depends on its own prompt alone, up to the rounding of a batch. Where the context leaves less room than
     `max_new_tokens`, a trace is cut there, at a multiple of 16 tokens.
+
+    A model whose tags are ordinary text and never come, or that ends without closing, does not know them and is refused. One that is cut in
+    every thought is not: the published generator ran to 1,024 tokens without a stop, and the first 100 are trained on. The share that
+    closes stands in the line of progress, in the record of the run and in what `temper traces` prints, with a note where none does.
     """
 
     name: ClassVar[str] = "traces"
@@ -41,6 +46,11 @@ class GeneratedTraces(TraceSource):
     max_new_tokens: int = Field(1024, ge=1, description="Where a trace is cut at the latest; what it keeps is in the file.")
     batch_size: int = Field(32, ge=1, le=_CHUNK, description="Prompts at a time.")
     temperature: float = Field(0.0, ge=0, description="0 takes the most likely token; above, tokens are drawn.")
+
+    @model_validator(mode="after")
+    def _can_be_long_enough(self) -> GeneratedTraces:
+        self._reaches("max_new_tokens", self.max_new_tokens)
+        return self
 
     def kept_at(self, request: Request, segments: Sequence[Segment]) -> Path | None:
         """Return the file of the traces: named by the model, the prompts as tokens, and how they are continued."""
@@ -61,9 +71,11 @@ class GeneratedTraces(TraceSource):
         """Return what the model wrote, from the file where it is there."""
         from temper.models.generation import prompt_ids, prompt_keys
 
+        ids = prompt_ids(request.tokenizer, [segment.prompt for segment in segments])
+        where = f"data.{request.role}"
+        self._chunks(getattr(request, "context", None), segments, ids, where)  # refuses what has no room before a model is loaded
         if request.load is None:
             return read_traces(path, segments) if path is not None and path.exists() else None
-        ids = prompt_ids(request.tokenizer, [segment.prompt for segment in segments])
         keys = prompt_keys(ids) if self.temperature > 0 else None
         load = request.load
 
@@ -73,32 +85,38 @@ class GeneratedTraces(TraceSource):
             return self._written(request, load(), [segments[place] for place in places], prompts, names)
 
         def chunks() -> list[list[int]]:
-            return self._chunks(load(), segments, ids, f"data.{request.role}")
+            return self._chunks(_context_of(load()), segments, ids, where)
 
-        def done(count: int) -> None:
-            if request.progress is not None:
-                request.progress("traces", count, len(segments), "")
+        def tell(count: int, note: str = "") -> None:
+            if request.progress is not None and (count < len(segments) or note):  # the last word comes with the share that closes
+                request.progress("traces", count, len(segments), note)
+
+        def waiting() -> None:
+            tell(0, "another run makes them")
 
         if path is None:
             made = {place: trace for chunk in chunks() for place, trace in zip(chunk, write(chunk), strict=True)}
             traces = [made[place] for place in range(len(segments))]
         else:
-            traces = stored_in_chunks(path, segments, chunks, write, done)
+            traces = stored_in_chunks(path, segments, chunks, write, tell, waiting)
         self._check_closing(traces, request)
+        closed = sum(self.close_tag in trace.text for trace in traces)
+        tell(len(segments), f"{closed} closed" if closed or self.until == "end" else "none closed, all were cut")
         return traces
 
     def _expected(self) -> int:
         return min(self.max_trace_tokens, self.max_new_tokens)
 
-    def _room(self, model: Any, tokens: int) -> int:
+    def _room(self, context: int | None, tokens: int) -> int:
         """Return how many tokens may follow a prompt; a function of the prompt alone, and of few values, so that batches stay full."""
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         left = self.max_new_tokens if context is None else context - tokens
         if left >= self.max_new_tokens:
             return self.max_new_tokens
         return left if left < _ROOM_STEP else left - left % _ROOM_STEP
 
-    def _chunks(self, model: Any, segments: Sequence[Segment], ids: Sequence[Sequence[int]], where: str) -> list[list[int]]:
+    def _chunks(
+        self, context: int | None, segments: Sequence[Segment], ids: Sequence[Sequence[int]], where: str
+    ) -> list[list[int]]:
         """Return the places of the prompts of each chunk: alike in room and near in length.
 
         Raises:
@@ -106,11 +124,11 @@ class GeneratedTraces(TraceSource):
         """
         alike: dict[int, list[int]] = {}
         for place in sorted(range(len(ids)), key=lambda place: (-len(ids[place]), place)):
-            room = self._room(model, len(ids[place]))
+            room = self._room(context, len(ids[place]))
             if room < 1:
                 raise DataError(
-                    f"{where} row {segments[place].document!r}: its prompt has {len(ids[place])} tokens, which leaves no room in the model's context. "
-                    "Set segment_tokens lower, or leave the row out."
+                    f"{where} row {segments[place].document!r}: its prompt has {len(ids[place])} tokens, which leaves no room in the model's context "
+                    f"of {context}. Set segment_tokens lower, or leave the row out."
                 )
             alike.setdefault(room, []).append(place)
         return [
@@ -134,7 +152,7 @@ class GeneratedTraces(TraceSource):
             model,
             request.tokenizer,
             prompts,
-            max_new_tokens=self._room(model, len(prompts[0])),
+            max_new_tokens=self._room(_context_of(model), len(prompts[0])),
             batch_size=self.batch_size,
             stop=[self.close_tag] if self.until == "close" else [],
             temperature=self.temperature,
@@ -175,9 +193,9 @@ class GeneratedTraces(TraceSource):
                 "to use the tags. Set open_tag and close_tag to its own, set until=end to take its words as they are, or raise max_new_tokens "
                 f"(it is {self.max_new_tokens})."
             )
-        log.warning(
-            "data.%s: none of the %d traces closes within %d tokens. Raise max_new_tokens where their ends matter.",
-            request.role,
-            len(traces),
-            self.max_new_tokens,
-        )
+        log.warning("data.%s: %s", request.role, closing_note(traces, self.until))
+
+
+def _context_of(model: Any) -> int | None:
+    """Return how many tokens a model can read; None where its configuration does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from temper.reason.tracefile import Trace
 
-__all__ = ["distinct_3", "trace_health"]
+__all__ = ["closing_note", "distinct_3", "trace_health"]
 
 
 def distinct_3(text: str) -> float | None:
@@ -20,6 +20,17 @@ def distinct_3(text: str) -> float | None:
     words = text.split()
     runs = list(zip(words, words[1:], words[2:], strict=False))
     return len(set(runs)) / len(runs) if runs else None
+
+
+def closing_note(traces: Sequence[Trace], until: str) -> str | None:
+    """Return what to tell a user where every trace was cut while the thought was still open; None elsewhere."""
+    if until == "end" or not traces or any(trace.stopped_by != "length" for trace in traces):
+        return None
+    longest = max(trace.tokens for trace in traces)
+    return (
+        f"none of the {len(traces)} traces closes: each was cut, the longest after {longest} tokens. Rows hold the beginning of a thought and "
+        "never its end. Raise max_new_tokens where ends matter, and look whether they are thoughts at all: temper traces."
+    )
 
 
 def trace_health(traces: Sequence[Trace], close_tag: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from temper.data.readers import read
 from temper.data.tokenise import Dropped
 from temper.errors import DataError, InputError
 from temper.files import cache_folder
-from temper.reason.health import trace_health
+from temper.reason.health import closing_note, trace_health
 from temper.reason.source import TraceSource
 from temper.reason.tracefile import Trace, write_traces
 from temper.recipe import Recipe, apply_overrides, from_dict
@@ -35,6 +36,7 @@ class MadeTraces:
         rows: How many training rows they give.
         dropped: Rows of which no training row comes, each with the reason.
         health: Counts, lengths, repetition.
+        note: What a user should know of them; None where nothing stands out.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class MadeTraces:
     rows: int
     dropped: list[Dropped]
     health: dict[str, Any]
+    note: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the traces as plain values."""
@@ -52,6 +55,7 @@ class MadeTraces:
             **self.health,
             "rows": self.rows,
             "dropped": [{"id": drop.id, "reason": drop.reason} for drop in self.dropped],
+            **({} if self.note is None else {"note": self.note}),
         }
 
 
@@ -71,6 +75,23 @@ def _recipe(data: str, model: str, provider: str, settings: Sequence[str]) -> Re
             setting = "data.trace.0.provider." + setting
         placed.append(setting)
     return from_dict(apply_overrides(document, placed), "traces")
+
+
+def _check_out(out: Path, read_from: Sequence[str]) -> None:
+    """Refuse a place that cannot be written, or that holds what is read, before anything is made.
+
+    Raises:
+        DataError: It is so.
+    """
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder. Give the name of a file.")
+    there = next(place for place in out.absolute().parents if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "is a file" if not there.is_dir() else "cannot be written to"
+        raise DataError(f"{out}: {there} {what}. Name a file in a folder that can be made or written to.")
+    for path in read_from:
+        if Path(path).expanduser().resolve() == out.resolve():
+            raise DataError(f"{out}: is what is read, and would be replaced by the traces. Give another file to write.")
 
 
 def make_traces(
@@ -103,11 +124,12 @@ def make_traces(
     source = recipe.data["trace"][0]
     if not isinstance(source.provider, TraceSource):
         raise InputError(f"provider {provider!r} makes no traces. Give traces, trace_column or trace_callable.")
-    if out.is_dir():
-        raise DataError(f"{out}: is a folder. Give the name of a file.")
+    _check_out(out, [source.path, *filter(None, [getattr(source.provider, "path", None)])])
     rows = read(source, recipe.world)
     config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
     identity = model_identity(recipe.model, recipe.world) if source.provider.needs_model else None
+    # a name is no identity, but keeps two models apart that share a folder to write to
+    named = f"{recipe.model.path} {recipe.model.revision or 'main'} {recipe.model.dtype} {recipe.model.attention}"
     loaded: list[Any] = []
 
     def load() -> Any:
@@ -124,7 +146,7 @@ def make_traces(
         seed=recipe.seed,
         max_length=row_limit(config, None, "train.max_length"),
         load=load,
-        identity=identity,
+        identity=named if identity is None and source.provider.needs_model else identity,
         folder=cache_folder() / "made" if identity is not None or not source.provider.needs_model else out.parent,
         progress=progress,
     )
@@ -134,4 +156,5 @@ def make_traces(
         write_traces(out, collected.traces)
     made = source.provider.rows_of(request, collected)
     health = trace_health(collected.traces, source.provider.close_tag)
-    return MadeTraces(out, collected.traces, len(rows), len(made.rows), made.dropped, health)
+    note = closing_note(collected.traces, source.provider.until)
+    return MadeTraces(out, collected.traces, len(rows), len(made.rows), made.dropped, health, note)

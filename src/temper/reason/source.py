@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from temper.data.provider import Made, Request, RowProvider
 from temper.data.tokenise import Dropped
 from temper.errors import DataError, ModelError
-from temper.reason.health import trace_health
+from temper.reason.health import closing_note, trace_health
 from temper.reason.segments import Segment, first_tokens, own_columns, segments_of
 from temper.reason.tracefile import StoppedBy, Trace
 
@@ -80,7 +80,12 @@ class TraceSource(RowProvider):
     def _moves_on(self) -> TraceSource:
         if self.overlap >= self.segment_tokens:
             raise ValueError(f"overlap = {self.overlap}: must be below segment_tokens = {self.segment_tokens}")
+        self._reaches("max_trace_tokens", self.max_trace_tokens)
         return self
+
+    def _reaches(self, name: str, limit: int) -> None:
+        if limit < self.min_trace_tokens:
+            raise ValueError(f"{name} = {limit}: must be at least min_trace_tokens = {self.min_trace_tokens}, or no row is left")
 
     def kept_at(self, request: Request, segments: Sequence[Segment]) -> Path | None:
         """Return the file that keeps the traces, named by all that decides them; None where nothing is kept."""
@@ -166,6 +171,7 @@ class TraceSource(RowProvider):
             "cut": cut,
             "documents_dropped": len(gone) + len(collected.dropped),
             **({} if collected.path is None else {"file": str(collected.path)}),
+            **({} if (note := closing_note(traces, self.until)) is None else {"note": note}),
         }
         return Made(rows, source, [*collected.dropped, *gone.values()], facts)
 

@@ -35,6 +35,7 @@ DAMAGE: Final = 0.9
 """A run whose utility, with its whole interval, is below this share of the original's is called damaged."""
 
 _TRACE: Final = ("trace_leak.statement", "trace")
+_RELEARNED: Final = ("relearning.after", "forget")
 _KEPT: Final = (
     ("answer_accuracy", "neighbour", "right answers about neighbours"),
     ("answer_accuracy.lenient", "reasoning", "right answers in reasoning"),
@@ -124,6 +125,31 @@ def _losses(column: Column, models: Columns) -> list[str]:
     relative = column.known("utility.relative", "all")
     if relative is not None and relative.value is not None and _damage(column) is None:
         said.append(f"It keeps {percent(relative.value)} of the original's utility.")
+    return said
+
+
+def _relearned(column: Column, models: Columns) -> list[str]:
+    """Return what comes back under fine-tuning on other forgotten facts, and how that compares with the first run."""
+    after = _side(column, models, *_RELEARNED)
+    before = column.known("relearning.before", "forget")
+    if after.run is None or before is None:
+        return []
+    gold = f"; gold {_shown(after.gold)}" if after.gold is not None else ""
+    numbers = f"{_shown(after.run)} of the answers that were held back are right, {_shown(before)} before{gold}"
+    if _compare(after.run, before) != 1:
+        said = [f"Fine-tuning on half of the forgotten facts is not seen to bring back the others ({numbers})."]
+    else:
+        said = [f"Fine-tuning on half of the forgotten facts brings back the others: {numbers}."]
+    first = models.runs[0]
+    other = first.known(*_RELEARNED)
+    if column is not first and other is not None:
+        words = {
+            -1: "better than",
+            0: "no better, as far as can be told, than",
+            1: "worse than",
+            None: "better or worse, which cannot be told, than",
+        }
+        said.append(f"Under it, this run holds up {words[_compare(after.run, other)]} {first.name} ({_shown(other)}).")
     return said
 
 
@@ -217,6 +243,7 @@ def judge(models: Columns) -> list[Headline]:
         direct = column.known("answer_accuracy", "forget")
         if direct is not None and thinking.to_gold == 1 and _compare(thinking.run, direct) == 1:
             details.append(f"After thinking, {_shown(thinking.run)} of its answers are right: thinking brings the fact back.")
+        details += _relearned(column, models)
         details += _losses(column, models)
         said.append(Headline(column.name, verdict, f"{column.name}: {sentence}", tuple(details)))
     return said

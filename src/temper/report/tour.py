@@ -64,8 +64,9 @@ def tour(out: Path, *, size: str = "default", seed: int = 0, workers: int = 2, p
         workers: Processes side by side.
         progress: Called with (stage, done, total, note).
     """
+    from temper.report.columns import columns
     from temper.report.compare import compare
-    from temper.report.headlines import headlines
+    from temper.report.headlines import judge
     from temper.world import build, world_spec
 
     begun = time.monotonic()
@@ -82,5 +83,6 @@ def tour(out: Path, *, size: str = "default", seed: int = 0, workers: int = 2, p
     folders = [Path(folder) for folder in run_jobs(jobs, backend="processes", workers=workers, progress=progress).values()]
     evidences = [Evidence.read(folder / "evidence.json") for folder in folders]
     page = compare(folders, out, title="The answer is gone. Is the knowledge?")
-    lines = [line for evidence in evidences for line in headlines(evidence)]
+    said = judge(columns(evidences))
+    lines = [line for headline in said for line in (headline.sentence, *(f"  {detail}" for detail in headline.details))]
     return Tour(evidences, lines, page, time.monotonic() - begun)

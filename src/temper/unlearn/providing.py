@@ -41,13 +41,14 @@ class Workshop:
         """Return the rows that the provider of a source makes of its rows."""
         from temper.data.provider import Request, RowProvider
         from temper.files import cache_folder
-        from temper.models.load import model_identity
+        from temper.models.load import load_config, model_identity
 
         provider = source.provider
         if not isinstance(provider, RowProvider):
             raise DataError(f"data.{role}.provider: {type(provider).__name__} does not derive from RowProvider")
         identity = model_identity(self.recipe.model, self.recipe.world) if provider.needs_model else None
         kept = cache_folder() / "made" if identity is not None or not provider.needs_model else self.folder
+        config = load_config(self.recipe.model.path, section=self.recipe.model, world=self.recipe.world)
         request = Request(
             role=role,
             source=source,
@@ -55,6 +56,7 @@ class Workshop:
             tokenizer=tokenizer,
             seed=self.recipe.seed,
             max_length=max_length,
+            context=getattr(config.get_text_config(), "max_position_embeddings", None),
             load=self._load if self.folder is not None else None,
             identity=identity,
             folder=kept,

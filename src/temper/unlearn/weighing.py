@@ -35,10 +35,13 @@ if TYPE_CHECKING:
     from temper.run import Progress
     from temper.unlearn.objective import Context
 
-__all__ = ["KEEP", "Probed", "Weighed", "weigh"]
+__all__ = ["KEEP", "MOVED", "Probed", "Weighed", "weigh"]
 
 KEEP: Final = 0.95
 """Cosine on what must be kept below which a weight is not proposed."""
+
+MOVED: Final = 0.99
+"""Cosine on the forget rows from which a weight is said to move nothing."""
 
 _KEPT: Final = ("retain", "reasoning")
 _ROWS: Final = 64
@@ -101,8 +104,8 @@ class Weighing:
 
     @property
     def proposed(self) -> float | None:
-        """Return the weight that moves the forget rows furthest among those that keep the others; None where none keeps them."""
-        keeping = [weighed for weighed in self.tried if weighed.keeps]
+        """Return the weight that moves the forget rows furthest among those that keep the others; None where none does both."""
+        keeping = [weighed for weighed in self.tried if weighed.keeps and weighed.roles["forget"].cosine < MOVED]
         return min(keeping, key=lambda weighed: weighed.roles["forget"].cosine).weight if keeping else None
 
 
