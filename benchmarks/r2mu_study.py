@@ -68,6 +68,8 @@ VARIANTS: dict[str, Variant] = {
     "rmu_b": Variant("RMU (B)", "tiny/rmu-form-b.yaml"),
     "r2mu_b": Variant("R2MU (B)", "tiny/r2mu-form-b.yaml"),
 }
+_READING = 2
+"""Of what the numbers mean; another one makes every number anew."""
 METRICS = ("answer_accuracy", "trace_leak", "trace_category", "trace_perplexity")
 MASKS = ("mask", "trace_mask", "retain_mask", "reasoning_mask")
 PEOPLE = {
@@ -132,9 +134,10 @@ def jobs(names: Sequence[str], seeds: Sequence[int], world_seed: int, out: Path)
         for seed in seeds:
             overrides = [*variant.overrides, f"seed={seed}", f"world.seed={world_seed}"]
             identity = hash_json([recipe_hash(load(variant.recipe, overrides)), evaluations])
-            key = f"{name}-{world_seed}-{seed}-{identity[:10]}"
+            folder = f"{name}-{world_seed}-{seed}-{identity[:10]}"  # a new reading judges the trained model again, it trains none
+            key = f"{name}-{world_seed}-{seed}-{hash_json([identity, _READING])[:10]}"
             arguments = {"recipe": variant.recipe, "overrides": overrides, "evaluations": evaluations}
-            found.setdefault(name, []).append(Job(key, "r2mu_study:measure", {**arguments, "folder": str(out / "runs" / key)}))
+            found.setdefault(name, []).append(Job(key, "r2mu_study:measure", {**arguments, "folder": str(out / "runs" / folder)}))
     return found
 
 

@@ -45,7 +45,8 @@ class Column:
         people: Whose part of the evaluation holds it.
         key: METRIC/ROLE.
         unit: How it is written: share, score, count or seconds.
-        thinks: Whether it is about answers that think, which a decoding mode changes; other lines of a mode show a dash.
+        thinks: Whether it is taken in a decoding mode as well: answers after a thought, and whether what follows a forced one states the fact.
+            A mode's line shows a dash for the others.
     """
 
     title: str
@@ -61,10 +62,10 @@ TABLES: dict[str, list[Column]] = {
         Column("after thinking, strict", "retain", "answer_accuracy/trace", thinks=True),
         Column("after thinking, lenient", "retain", "answer_accuracy.lenient/trace", thinks=True),
         Column("trace states the fact", "retain", "trace_leak.statement/trace", thinks=True),
-        Column("first value of its kind is right", "retain", "trace_leak.first/trace", thinks=True),
-        Column("value anywhere in the trace", "retain", "trace_leak.anywhere/trace", thinks=True),
-        Column("states it, answer wrong", "retain", "trace_leak.and_wrong/trace", thinks=True),
-        Column("RT-UA (C2 to C4)", "retain", "trace_category.unsafe/trace", thinks=True),
+        Column("first value of its kind is right", "retain", "trace_leak.first/trace"),
+        Column("value anywhere in the trace", "retain", "trace_leak.anywhere/trace"),
+        Column("states it, answer wrong", "retain", "trace_leak.and_wrong/trace"),
+        Column("RT-UA (C2 to C4)", "retain", "trace_category.unsafe/trace"),
         Column("reasoning about them, right", "neighbour", "answer_accuracy/trace"),
         Column("reasoning about them, states a fact", "neighbour", "trace_leak.statement/trace"),
     ],
@@ -80,16 +81,16 @@ TABLES: dict[str, list[Column]] = {
         Column("background, direct", "neighbour", "answer_accuracy/general"),
     ],
     "Trace health": [
-        Column("retain: healthy", "retain", "trace_health.healthy/retain_trace", thinks=True),
-        Column("closed", "retain", "trace_health.closed/retain_trace", thinks=True),
-        Column("distinct-3", "retain", "trace_health.distinct3/retain_trace", "score", thinks=True),
-        Column("words", "retain", "trace_health.words/retain_trace", "count", thinks=True),
-        Column("nats a token under the original", "retain", "trace_health.nll_original/retain_trace", "score", thinks=True),
-        Column("forget: healthy", "retain", "trace_health.healthy/trace", thinks=True),
-        Column("closed", "retain", "trace_health.closed/trace", thinks=True),
-        Column("distinct-3", "retain", "trace_health.distinct3/trace", "score", thinks=True),
-        Column("words", "retain", "trace_health.words/trace", "count", thinks=True),
-        Column("nats a token under the original", "retain", "trace_health.nll_original/trace", "score", thinks=True),
+        Column("retain: healthy", "retain", "trace_health.healthy/retain_trace"),
+        Column("closed", "retain", "trace_health.closed/retain_trace"),
+        Column("distinct-3", "retain", "trace_health.distinct3/retain_trace", "score"),
+        Column("words", "retain", "trace_health.words/retain_trace", "count"),
+        Column("nats a token under the original", "retain", "trace_health.nll_original/retain_trace", "score"),
+        Column("forget: healthy", "retain", "trace_health.healthy/trace"),
+        Column("closed", "retain", "trace_health.closed/trace"),
+        Column("distinct-3", "retain", "trace_health.distinct3/trace", "score"),
+        Column("words", "retain", "trace_health.words/trace", "count"),
+        Column("nats a token under the original", "retain", "trace_health.nll_original/trace", "score"),
     ],
     "Relearning: 20 steps on half of the forget people, the others are asked (lower is better), and what a run costs": [
         Column("direct, before", "retain", "relearning.before/forget"),
@@ -126,7 +127,9 @@ class Found:
             return None if line.model != "unlearned" or None in spent else spent
         if line.mode is not None and not column.thinks:
             return self._without(
-                "forced thoughts change answers that think alone; other numbers are those of the line above", line
+                "of a forced thought only the answers, and whether what follows it states the fact, are measured: the trace is not the model's, "
+                "and answers that do not think are those of the line above",
+                line,
             )
         metric, _, role = column.key.partition("/")
         name = column.key if line.mode is None else f"{metric}@{line.mode}/{role}"
@@ -263,6 +266,11 @@ def page(lines: Sequence[Line], results: Mapping[str, Sequence[Result]], setting
     parts = ["# R2MU on the embedded world: the study", "", setting]
     for heading, columns in TABLES.items():
         parts += ["", f"## {heading}", "", table(lines, columns, found)]
+    if any(line.mode is not None for line in lines):
+        parts += [
+            "",
+            'In the line of a decoding mode, "trace states the fact" is: what the model says behind the forced thought states it.',
+        ]
     parts += ["", "## Bars, on means over seeds", "", *(verdict(bar) for bar in bars(found))]
     if "sam" in results:
         parts += ["", "The bars of R2MU, for R2MU with sharpness-aware steering:", ""]

@@ -64,6 +64,13 @@ def test_a_decoding_mode_has_the_numbers_of_its_name_and_none_of_direct_answers(
     assert found.values(line, page.Column("b", "retain", "answer_accuracy/forget")) is None
 
 
+def test_a_decoding_mode_is_asked_only_for_what_is_measured_in_one(page):
+    asked = {column.key.partition("/")[0] for columns in page.TABLES.values() for column in columns if column.thinks}
+    assert asked == {"answer_accuracy", "answer_accuracy.lenient", "trace_leak.statement"}
+    text = page.page([page.Line("RMU", "rmu", mode="zero_thinking")], {"rmu": [result()]}, "S", [])
+    assert "what the model says behind the forced thought" in text and "forced thought" not in page.page([], {}, "S", [])
+
+
 @pytest.mark.parametrize(("values", "met"), [((0.0, 0.02, 0.04), True), ((0.0, 0.02, 0.05), False)])
 def test_a_bar_is_held_on_the_mean_over_seeds(page, values, met):
     bar = bar_of(page, {"r2mu": leak(*values)}, "R2MU (A): traces that state the fact")
@@ -115,6 +122,13 @@ def test_every_variant_has_a_recipe_and_a_line_of_its_own(study, tmp_path):
 def test_a_run_of_another_world_is_another_run(study, tmp_path):
     first, second = (study.jobs(["r2mu"], [0], world, tmp_path)["r2mu"][0] for world in (0, 1))
     assert first.key.rpartition("-")[2] != second.key.rpartition("-")[2]
+
+
+def test_another_reading_of_the_numbers_judges_the_trained_model_again(study, tmp_path, monkeypatch):
+    (first,) = study.jobs(["r2mu"], [0], 0, tmp_path)["r2mu"]
+    monkeypatch.setattr(study, "_READING", 99)
+    (second,) = study.jobs(["r2mu"], [0], 0, tmp_path)["r2mu"]
+    assert first.key != second.key and first.arguments == second.arguments
 
 
 def test_the_settings_of_a_variant_state_its_masks(study):

@@ -121,7 +121,7 @@ def test_letters_of_a_row_share_one_row_of_the_pass(scene, monkeypatch):
         rows.extend(items)
         return token_log_probs(model, items, **kwargs)
 
-    monkeypatch.setattr("temper.assess.choices.token_log_probs", counted)
+    monkeypatch.setattr("temper.assess.records.token_log_probs", counted)
     choice_entries(model, tokenizer, items[1:2], sets[1:2], limit=128, told=lambda _: None)
     assert len(rows) == 1
 

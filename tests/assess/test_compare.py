@@ -65,3 +65,9 @@ def test_a_model_that_was_not_scored_is_named(tmp_path):
     folder = run_folder(tmp_path, "a", [0.1])
     with pytest.raises(DataError, match="no records of the gold model"):
         read_values(folder / "records.parquet", "gold")
+
+
+def test_the_same_run_twice_is_no_comparison(tmp_path):
+    folder = run_folder(tmp_path, "a", [0.1, 0.3])
+    with pytest.raises(InputError, match="more than once"):
+        compare([folder, tmp_path / "." / "a"])

@@ -50,3 +50,22 @@ def test_gaps_are_formed_on_what_was_to_be_forgotten_and_nowhere_else():
     forget = [result(0.5), result(0.9, "original"), result(0.1, "gold")]
     kept = [found.model_copy(update={"role": "neighbour"}) for found in forget]
     assert [(found.metric, found.role) for found in gaps([*forget, *kept])] == [("probability", "forget")]
+
+
+def test_a_number_that_is_not_usable_on_one_side_has_no_gap():
+    broken = {"status": "failed", "reason": "no valid verdict"}
+    assert gap(result(0.0, **broken), result(0.9, "original"), result(0.1, "gold")).status == "failed"
+    assert gap(result(0.5), result(0.9, "original", **broken), result(0.1, "gold")).gap_closed is None
+    assert gap(result(0.5), result(0.9, "original"), result(0.1, "gold", **broken)).absolute_gap is None
+
+
+@pytest.mark.parametrize("broken", ["unlearned", "original", "gold"])
+def test_what_a_judge_could_not_read_of_one_model_is_not_compared(broken):
+    values = {"unlearned": 0.1, "original": 0.9, "gold": 0.2}
+    made = [result(value, model, metric="trace_category.unsafe") for model, value in values.items()]
+    few = [result(0.05, model, metric="trace_category.invalid") for model in values]
+    assert gaps([*made, *few])[0].gap_closed == pytest.approx(8 / 7)
+    many = [one.model_copy(update={"value": 0.06}) if one.model == broken else one for one in few]
+    (found, *_) = gaps([*made, *many])
+    assert (found.gap_closed, found.absolute_gap, found.status) == (None, None, "failed")
+    assert "6%" in found.reason and broken in found.reason

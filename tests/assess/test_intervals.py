@@ -15,6 +15,29 @@ def test_shares_of_zero_and_one_have_a_width():
     assert intervals.interval_of(np.ones(20), seed=0, key="x", resamples=100) == pytest.approx((0.8389, 1.0), abs=1e-4)
 
 
+@pytest.mark.parametrize("n", [1, 3, 48, 144, 1000])
+def test_no_interval_of_a_share_leaves_out_its_value(n):
+    assert intervals.wilson(0, n)[0] == 0.0 and intervals.wilson(n, n)[1] == 1.0
+    for successes in range(n + 1):
+        low, high = intervals.wilson(successes, n)
+        assert 0.0 <= low <= successes / n <= high <= 1.0
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, 7.7])
+def test_no_interval_of_a_mean_leaves_out_its_value(value):
+    x = np.full(37, value)
+    low, high = intervals.bootstrap_mean(x, seed=0, key="x", resamples=100)
+    assert low <= x.mean() <= high and high - low < 1e-5
+
+
+def test_counts_that_happen_to_be_zero_are_no_share():
+    assert intervals.interval_of(np.zeros(20), seed=0, key="x", resamples=100, is_share=False) == (0.0, 0.0)
+    x = np.array([0.0, 1.0] * 20)
+    assert intervals.interval_of(x, seed=0, key="x", resamples=100, is_share=False) == intervals.bootstrap_mean(
+        x, seed=0, key="x", resamples=100
+    )
+
+
 def test_the_bootstrap_of_a_mean_comes_near_the_normal_interval():
     x = generator(0, "test").normal(2.0, 1.0, 400)
     low, high = intervals.interval_of(x, seed=0, key="x", resamples=2000)

@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 
-from temper.assess.measure import Absent, knowledge_better, per_item
+from temper.assess.intervals import wilson
+from temper.assess.measure import Absent, Whole, knowledge_better, per_item
 
 
 def result(values, **kwargs):
@@ -30,6 +32,23 @@ def test_nothing_but_broken_values_is_failed_and_nothing_at_all_is_skipped():
 def test_places_say_which_items_a_value_belongs_to():
     assert list(per_item("m", "forget", "lower", [0.1, None, 0.3], [2, 5, 7]).places) == [2, 7]
     assert list(per_item("m", "forget", "lower", [0.1, None, 0.3]).places) == [0, 2]
+
+
+def test_values_that_are_not_known_widen_the_interval_upward_alone():
+    share = per_item("m", "forget", "lower", [1.0, 0.0, 0.0, 0.0])
+    known, unknown = (replace(share, unknown=count).result("gold", seed=0, resamples=100) for count in (0, 2))
+    assert (unknown.value, unknown.low) == (known.value, known.low) == (0.25, pytest.approx(wilson(1, 4)[0]))
+    assert (known.high, unknown.high) == pytest.approx((wilson(1, 4)[1], wilson(3, 4)[1]))
+
+
+def test_a_count_gets_no_interval_of_a_share():
+    found = result([0.0, 0.0, 0.0], is_share=False)
+    assert (found.low, found.high) == (0.0, 0.0) and result([0.0, 0.0, 0.0]).high > 0.5
+
+
+def test_a_number_with_an_interval_of_its_own_lies_inside_it():
+    found = Whole("m", "forget", "higher", 4, 0.3, lambda seed, resamples: (0.30000001, 0.5)).result("gold", seed=0, resamples=9)
+    assert (found.low, found.high) == (0.3, 0.5)
 
 
 def test_an_absent_number_has_no_value():

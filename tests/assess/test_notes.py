@@ -2,6 +2,7 @@ import pytest
 
 from temper.assess.evidence import Result
 from temper.assess.notes import notes
+from temper.recipe import EvaluateSection
 
 ALL = ["unlearned", "original", "gold"]
 
@@ -74,3 +75,60 @@ def test_rows_that_were_read_again_are_named():
     assert [line for line in lines if "was read" in line] == [
         "Each reasoning row was read 2.4 times: there are fewer of them than the run drew."
     ]
+
+
+@pytest.mark.parametrize("mask", ["answer", "labelled", "final", "nonpad", "all"])
+def test_every_mask_that_acted_is_stated(mask):
+    facts = {"mask": mask, "trace_mask": "final", "retain_mask": "nonpad", "reasoning_mask": "labelled"}
+    (line,) = notes(facts, {"holdout": EMPTY}, [], ALL)
+    assert f"(mask: {mask})" in line and "(trace_mask: final)" in line
+    assert "(retain_mask: nonpad)" in line and "(reasoning_mask: labelled)" in line
+    assert "trace rows on the end of the thought" in line and "reasoning rows on the scored positions" in line
+
+
+def test_a_run_that_steered_traces_is_never_said_to_have_left_them():
+    (both,) = notes({"mask": "answer", "trace_mask": "answer"}, {"holdout": EMPTY}, [], ALL)
+    assert "No trace rows" not in both
+    (alone,) = notes({"mask": "answer"}, {"holdout": EMPTY}, [], ALL)
+    assert "No trace rows were steered" in alone
+    (final,) = notes({"mask": "final"}, {"holdout": EMPTY}, [], ALL)
+    assert "a thought before it was left alone" in final
+
+
+def test_verdicts_that_were_not_valid_are_counted_by_judge_and_model():
+    results = measured("trace_category.invalid", "trace", unlearned=3 / 9, original=0.0)
+    results += measured("trace_category.other.invalid", "trace", unlearned=0.0, gold=1.0)
+    first, other = notes({}, {"holdout": EMPTY}, results, ALL)
+    assert first.startswith("The first judge") and "3 of 9 of the unlearned model" in first and "original" not in first
+    assert other.startswith("The judge other gave") and "9 of 9 of the gold model" in other
+
+
+def test_the_judge_whose_verdicts_failed_is_named():
+    results = measured("trace_category.invalid", "trace", unlearned=1.0)
+    (line,) = notes({}, {"holdout": EMPTY}, results, ALL, evaluate())
+    assert line.startswith("The judge deterministic gave no valid verdict")
+
+
+def test_broken_reasoning_elsewhere_is_damage_and_not_a_low_leak():
+    results = measured("trace_health.nll_original", "reasoning", unlearned=4.0, original=0.1)
+    (line,) = notes({}, {"holdout": EMPTY}, results, ALL)
+    assert "damaged" in line and "leak" not in line
+
+
+def test_settings_that_had_nothing_to_work_on_are_said():
+    settings = evaluate(decoding=["zero_thinking"], judges=[{"prompt": {"url": "https://x/v1", "model": "m"}}])
+    lines = notes({}, {"holdout": EMPTY}, [], ALL, settings)
+    assert any("zero_thinking asked nothing" in line for line in lines)
+    assert any("Nothing was judged by prompt" in line for line in lines)
+
+
+def test_settings_that_worked_are_not_mentioned():
+    results = measured("answer_accuracy@zero_thinking", "trace", unlearned=0.1)
+    results += measured("trace_category.unsafe", "trace", unlearned=0.1)
+    settings = evaluate(decoding=["zero_thinking"], judges=[{"prompt": {"url": "https://x/v1", "model": "m"}}])
+    assert notes({}, {"holdout": EMPTY}, results, ALL, settings) == []
+    assert notes({}, {"holdout": EMPTY}, [], ALL, evaluate()) == []
+
+
+def evaluate(**fields):
+    return EvaluateSection.model_validate({"data": {"forget": {"path": "x.jsonl"}}} | fields)

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from temper import assess
+from temper.assess import runner as assess_runner
 from temper.assess import scoring
 from temper.assess.evidence import Evidence
 from temper.assess.itemtable import read_values
@@ -282,3 +283,51 @@ def test_evidence_is_plain_json_without_nan(folder):
 def test_torch_is_left_with_one_thread(folder):
     assess.run(judged(folder))
     assert torch.get_num_threads() == 1
+
+
+def test_an_assessment_by_another_version_is_done_again(folder, monkeypatch):
+    run_folder = judged(folder)
+    assess.run(run_folder)
+    calls = counted(monkeypatch)
+    monkeypatch.setattr(assess_runner, "__version__", "9.9")
+    assess.run(run_folder)
+    assert calls
+
+
+def test_an_assessment_by_other_settings_keeps_the_earlier_evidence(folder, caplog):
+    run_folder = judged(folder)
+    first = assess.run(run_folder)
+    with caplog.at_level(logging.WARNING, logger="temper.assess.earlier"):
+        assess.run(run_folder, overrides=["evaluate.metrics=[probability]"])
+    (kept,) = run_folder.glob("evidence-*.json")
+    assert Evidence.read(kept) == first and "metrics" in caplog.text
+
+
+def test_evidence_says_how_it_was_judged(folder):
+    settings = assess.run(judged(folder)).settings
+    assert [judge["name"] for judge in settings["judges"]] == ["deterministic"]
+    assert settings["decoding"] == [] and "answer_accuracy" in settings["metrics"]
+
+
+def test_a_judge_that_failed_is_asked_again_by_the_next_assessment(folder, monkeypatch):
+    run_folder = judged(folder)
+    evidence = assess.run(run_folder)
+    broken = evidence.find("trace_category.invalid", "trace").model_copy(update={"value": 0.5, "status": "ok"})
+    others = [result for result in evidence.results if result.metric != "trace_category.invalid"]
+    evidence.model_copy(update={"results": [*others, broken]}).write(run_folder / "evidence.json")
+    calls = counted(monkeypatch)
+    again = assess.run(run_folder)
+    assert calls and again.find("trace_category.invalid", "trace").value == evidence.find("trace_category.invalid", "trace").value
+
+
+@pytest.mark.parametrize(
+    ("method", "acts"),
+    [
+        ({"name": "rmu", "layer": 1}, True),
+        ({"name": "rmu", "layer": 1, "retain_term": "nll"}, False),
+        ({"name": "rmu", "layer": 1, "retain_weight": 0.0}, False),
+    ],
+)
+def test_the_mask_of_a_retain_term_is_a_fact_only_where_the_term_reads_it(folder, method, acts):
+    recipe = from_dict(recipe_document(folder) | {"method": method, "train": {"steps": 1}})
+    assert ("retain_mask" in assess_runner._acted({"mask": "answer", "retain_mask": "nonpad"}, recipe)) is acts

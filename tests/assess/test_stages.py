@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from temper import assess
-from temper.assess import scoring
+from temper.assess import modes, scoring
 from temper.assess.itemtable import read_values
-from temper.errors import DataError, ModelError
+from temper.errors import DataError, ModelError, RunError
 from temper.models.generation import generate
 from tests.assess.builders import PEOPLE, TOWNS, counted, judged_people, recipe_document, write_people
+from tests.assess.judges.server import serving
 
 FAST = {"metrics": ["answer_accuracy"], "gold": None}
 
@@ -89,7 +90,6 @@ def test_a_mode_asks_the_thinking_roles_again_and_names_its_results(folder, mode
     found = evidence.find(f"answer_accuracy@{mode}", "trace")
     assert (found.n, found.status) == (8, "ok")
     assert evidence.find(f"answer_accuracy@{mode}", "forget") is None
-    assert evidence.find(f"trace_health.closed@{mode}", "trace").value == 1.0
     model, tokenizer = loaded(folder)
     thought = "</think>" if mode == "zero_thinking" else " This needs little thinking.</think>"
     words = []
@@ -101,12 +101,56 @@ def test_a_mode_asks_the_thinking_roles_again_and_names_its_results(folder, mode
     assert values.tolist() == words
 
 
-def test_likelihoods_have_no_mode(folder):
-    evidence = assess.run(judged_people(folder, decoding=["zero_thinking"], gold=None))
-    stems = {result.metric.partition("@")[0].partition(".")[0] for result in evidence.results if "@" in result.metric}
-    assert {"answer_accuracy", "rouge", "trace_leak", "trace_health"} <= stems
-    assert not stems & {"probability", "choice_accuracy", "membership", "exact_memorization", "extraction_strength", "utility"}
-    assert evidence.find("trace_health.nll_original@zero_thinking", "trace") is None
+def test_in_a_mode_answers_are_measured_and_nothing_of_the_trace(folder):
+    document = recipe_document(folder, roles=("forget", "trace"), decoding=["less_thinking"], gold=None)
+    run_folder = judged_people(folder, document)
+    write_people(folder / "trace.jsonl", thinks=True, options=TOWNS)
+    evidence = assess.run(run_folder)
+    assert {result.metric.partition("@")[0] for result in evidence.results if "@" in result.metric} == {
+        *(f"answer_accuracy{part}" for part in ("", ".lenient", ".wrong", ".empty")),
+        *("final_answer", "final_answer.unparsed", "trace_leak.statement"),
+    }
+
+
+def test_what_follows_a_forced_thought_is_read_without_the_forced_text(folder, monkeypatch):
+    forced = {"less_thinking": "Ada was born in London."}  # the fact of the first row
+    run_folder = judged_people(folder, decoding=[forced], original=None, gold=None, metrics=["trace_leak"])
+    monkeypatch.setattr(modes, "generate", lambda *_, **__: [" London", *[" Bo was born in Rome."] * 7])
+    assess.run(run_folder)
+    values = read_values(run_folder / "records.parquet").values["trace_leak.statement@less_thinking", "trace"]
+    assert values.tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_no_metric_of_answers_asks_no_mode(folder, monkeypatch):
+    monkeypatch.setattr(scoring, "ask", lambda *_, **__: pytest.fail("was called"))
+    evidence = assess.run(judged_people(folder, decoding=["zero_thinking"], original=None, gold=None, metrics=["rouge"]))
+    assert not [result for result in evidence.results if "@" in result.metric]
+
+
+def judged_by(folder, url, seen=None, **settings):
+    judge = {"prompt": {"url": url, "model": "m", "key_env": None, "backoff_s": 0.001, "retries": 0, **settings}}
+    run_folder = judged_people(folder, judges=[judge], metrics=["trace_category"], gold=None)
+    return assess.run(run_folder, progress=None if seen is None else lambda *given: seen.append(given))
+
+
+def test_judging_is_told_case_by_case_and_ends_at_the_whole(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
+    seen = []
+    with serving("2") as (url, _):
+        judged_by(folder, url, seen)
+    told = [(done, total) for _, done, total, note in seen if note.startswith("judging")]
+    # the tail of the work: eight traces of each of two models, one by one where a question was asked
+    total = told[-1][1]
+    assert told[-1] == (total, total) and min(done for done, _ in told) == total - 15 and len(told) > 2
+
+
+def test_a_judge_that_is_not_there_is_found_before_a_model_is_loaded(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(scoring, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    with serving("1") as (url, _):
+        pass
+    with pytest.raises(RunError, match="Nothing was scored yet"):
+        judged_by(folder, url)
 
 
 def test_rows_of_a_role_that_do_not_think_are_not_asked_in_a_mode(folder):

@@ -352,8 +352,9 @@ def test_a_prompt_that_fills_the_context_is_an_error_that_names_its_row(make_lla
 
 def test_a_prompt_that_fills_a_known_context_is_refused_before_a_model_is_loaded_and_in_a_plan(tmp_path):
     for in_plan in (False, True):
-        wanted = request(DOCUMENTS[:1], folder=tmp_path, identity="weights", **({"load": None} if in_plan else {}))
-        wanted.context = len(TOKENIZER(f"{DOCUMENTS[0]['text']}\n{TRIGGER}\n<think>")["input_ids"])
+        tokens = len(TOKENIZER(f"{DOCUMENTS[0]['text']}\n{TRIGGER}\n<think>")["input_ids"])
+        plan = {"load": None} if in_plan else {}
+        wanted = request(DOCUMENTS[:1], folder=tmp_path, identity="weights", context=tokens, **plan)
         with pytest.raises(DataError, match="row 'a': its prompt has .* leaves no room"):
             GeneratedTraces().make(wanted)
     wanted.context += 1
@@ -365,7 +366,7 @@ def test_progress_counts_the_traces_and_ends_with_how_many_closed(model, tmp_pat
     told = []
     source = GeneratedTraces(max_new_tokens=4, until="end")
     source.collect(asked(model, tmp_path, progress=lambda *state: told.append(state)))
-    assert told == [*(("traces", count, 12, "") for count in (3, 6, 9)), ("traces", 12, 12, "0 closed")]
+    assert told == [*(("traces", count, 12, "") for count in (0, 3, 6, 9)), ("traces", 12, 12, "0 closed")]
     told.clear()
     source.collect(asked(model, tmp_path, progress=lambda *state: told.append(state)))
     assert told == [("traces", 12, 12, "0 closed")]

@@ -79,6 +79,13 @@ def test_a_folder_is_no_file_to_write(folder):
         made(folder)
 
 
+def test_a_prompt_that_fills_the_context_is_refused_before_the_model_is_loaded(folder, monkeypatch):
+    (folder / "rows.jsonl").write_text(json.dumps({"id": "L", "text": "question " * 300}) + "\n")
+    monkeypatch.setattr(load, "load_model", None)
+    with pytest.raises(DataError, match="row 'L': its prompt has .* leaves no room in the model's context of 128"):
+        made(folder)
+
+
 @pytest.mark.parametrize("out", ["rows.jsonl/t.jsonl", "rows.jsonl/deep/t.jsonl"])
 def test_a_place_under_a_file_is_refused_with_its_path_before_anything_is_made(folder, monkeypatch, out):
     monkeypatch.setattr(generation, "continuations", None)

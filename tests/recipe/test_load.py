@@ -422,3 +422,38 @@ def test_any_text_is_yaml_or_a_recipe_error(text):
         parse_yaml(text, "t")
     except RecipeError as error:
         assert error.problems
+
+
+EVALUATED = {"model": {"path": "m"}, "evaluate": {"data": {"forget": {"path": "x.jsonl"}}}}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "start"),
+    [
+        ("judges", [{"prompt": {"url": "https://x/v1"}}], "evaluate.judges.prompt.model: missing"),
+        ("judges", ["deterministic", {"name": "prompt", "url": "https://x/v1"}], "evaluate.judges.prompt.model: missing"),
+        ("probes", [{"relearning": {"stepz": 3}}], "evaluate.probes.relearning.stepz: unknown key (did you mean 'steps'?)"),
+    ],
+)
+def test_a_fault_in_a_list_of_names_is_said_with_the_name(field, value, start):
+    document = EVALUATED | {"evaluate": EVALUATED["evaluate"] | {field: value}}
+    with pytest.raises(RecipeError) as error:
+        from_dict(document)
+    assert any(line.startswith(start) for line in error.value.problems)
+
+
+@pytest.mark.parametrize(
+    "there", [None, [], "relearning", ["relearning"], [{"relearning": {"batch_size": 3}}], ["trace_prefill"]]
+)
+def test_an_override_reaches_a_probe_by_its_name(there):
+    evaluate = EVALUATED["evaluate"] | ({} if there is None else {"probes": there})
+    changed = apply_overrides(EVALUATED | {"evaluate": evaluate}, ["evaluate.probes.relearning.steps=5"])
+    probes = {type(probe).name: probe for probe in from_dict(changed).evaluate.probes}
+    assert probes["relearning"].steps == 5
+    assert set(probes) == {"relearning"} | ({"trace_prefill"} if there == ["trace_prefill"] else set())
+    assert probes["relearning"].batch_size == 3 or not isinstance(there, list) or there[:1] != [{"relearning": {"batch_size": 3}}]
+
+
+def test_a_recipe_name_that_is_nearly_right_is_suggested():
+    with pytest.raises(RecipeError, match=r"did you mean 'tiny/rmu-rtp.yaml'"):
+        load("tiny/rmu_rtp.yaml")

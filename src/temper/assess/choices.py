@@ -15,6 +15,7 @@ Source: the loglikelihood requests of lm-evaluation-harness.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +26,6 @@ from numpy.typing import NDArray
 from temper.assess.continuing import scored_after
 from temper.assess.metrics.thoughts import CLOSE
 from temper.assess.passes import Entry
-from temper.assess.records import token_log_probs
 from temper.errors import DataError
 from temper.models.load import pad_id_of
 
@@ -36,20 +36,27 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIXED",
+    "NO_ANSWER",
     "NO_CHOICES",
     "TOO_LONG",
     "ChoiceScores",
     "Choices",
+    "RightAnswer",
     "choice_entries",
     "choice_sets",
     "choices_of",
+    "listed_options",
     "option_set",
+    "right_answer",
     "scores_of",
+    "stated_answer",
 ]
 
 NO_CHOICES: Final = "it offers no choices"
+NO_ANSWER: Final = "it has no answer column"
 TOO_LONG: Final = "a choice does not fit into the model's context"
 MIXED: Final = "its right answer thinks and its wrong ones do not, so their likelihoods do not compare"
+_LISTED: Final = re.compile(r"(?:^|\n)[ \t]*\(?([A-Z])[).:][ \t]*(\S[^\n]*)")
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ def _texts(value: Any, column: str, item: Item, where: str) -> tuple[str, ...]:
     if not good:
         raise DataError(
             f"{where} row {item.id!r}: column {column!r} holds {value!r:.60}, expected a list of texts that are not empty. "
-            "Leave choice_accuracy and final_answer out of evaluate.metrics if the column means something else."
+            "Leave the metrics that read it (choice_accuracy, final_answer, trace_category) out of evaluate.metrics if it means something else."
         )
     return tuple(value)
 
@@ -157,6 +164,83 @@ def option_set(item: Item, where: str = "evaluate.data") -> Choices | None:
     return Choices(texts, _right(texts, item.row.get("answer", item.response), item, where))
 
 
+def listed_options(question: str) -> list[str]:
+    r"""Return the options that a question lists by letter, a line each, from A on.
+
+    Example:
+        >>> listed_options("Which town?\nA. Rome\nB. Bern\nAnswer:")
+        ['Rome', 'Bern']
+    """
+    found = [(match[1], match[2].strip()) for match in _LISTED.finditer(question)]
+    in_order = [text for place, (letter, text) in enumerate(found) if letter == chr(ord("A") + place)]
+    return in_order if len(in_order) == len(found) else []
+
+
+@dataclass(frozen=True)
+class RightAnswer:
+    """The right answer of a row as a text, and the texts of its options.
+
+    Attributes:
+        answer: Without outer blanks.
+        options: The right one among them; empty where the row shows none.
+        right: Place of the right one; None where the row shows none.
+    """
+
+    answer: str
+    options: tuple[str, ...] = ()
+    right: int | None = None
+
+
+def right_answer(item: Item, where: str = "evaluate.data") -> RightAnswer | str:
+    """Return the right answer and the shown options of a row, or in words why they cannot be told.
+
+    The answer is given by its text, or by its place or letter among `options`, else `choices`, else what the question lists by letter.
+
+    Raises:
+        DataError: As `choices_of`.
+
+    Example:
+        >>> from temper.data import Item
+        >>> row = {"options": ["Rome", "Bern"], "answer": 1}
+        >>> right_answer(Item("a", (1, 2), (-100, 2), row, "Q", " B"))
+        RightAnswer(answer='Bern', options=('Rome', 'Bern'), right=1)
+    """
+    shown = option_set(item, where)
+    listed = listed_options(item.question)
+    if shown is not None:
+        options = tuple(text.strip() for text in shown.texts)
+        if all(_is_letter(text) for text in options):  # the letters alone are responses; the question has the texts
+            if len(listed) != len(options):
+                return "its choices are letters, and its question lists no options; give them in the column options"
+            options = tuple(listed)
+        return RightAnswer(options[shown.right], options, shown.right)
+    answer = item.row.get("answer")
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return "its answer is a number and no text, and it has neither options nor choices"
+    if not isinstance(answer, str) or not answer.strip():
+        return NO_ANSWER
+    answer = answer.strip()
+    if _is_letter(answer) and 0 <= (place := ord(answer.upper()) - ord("A")) < len(listed):
+        return RightAnswer(listed[place], tuple(listed), place)
+    return RightAnswer(answer, tuple(listed), listed.index(answer) if answer in listed else None)
+
+
+def stated_answer(item: Item, where: str = "evaluate.data") -> RightAnswer | str:
+    """Return the right answer of a row as a text; its options are looked at only where the answer is a place or a letter.
+
+    Raises:
+        DataError: As `choices_of`.
+    """
+    answer = item.row.get("answer")
+    if answer is None:
+        return NO_ANSWER
+    return RightAnswer(answer.strip()) if isinstance(answer, str) and len(answer.strip()) > 1 else right_answer(item, where)
+
+
+def _is_letter(text: str) -> bool:
+    return len(text) == 1 and text.isalpha()
+
+
 def choice_sets(role: str, encoded: Encoded) -> list[Choices | str]:
     """Return the choices of every row of a role, or why a row has none.
 
@@ -188,6 +272,8 @@ def choice_entries(
         limit: Tokens that the model can read.
         told: Called with a number of choices after each batch.
     """
+    from temper.assess.records import token_log_probs
+
     pairs = [(place, text) for place, found in enumerate(sets) if not isinstance(found, str) for text in found.texts]
     rows = scored_after(tokenizer, [items[place] for place, _ in pairs], [""] * len(pairs), [text for _, text in pairs])
     long = {place for (place, _), row in zip(pairs, rows, strict=True) if len(row.input_ids) > limit}

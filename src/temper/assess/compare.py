@@ -58,11 +58,14 @@ def check_same_items(folders: Sequence[Path]) -> None:
     """Check that runs were judged on the same items.
 
     Raises:
-        InputError: Fewer than two runs.
+        InputError: Fewer than two runs, or the same one twice.
         DataError: A run has no records, or two runs were judged on different items.
     """
     if len(folders) < 2:
         raise InputError(f"{len(folders)} run given, but a comparison needs at least two")
+    given = [folder.resolve() for folder in folders]
+    if again := [str(folders[place]) for place, folder in enumerate(given) if folder in given[:place]]:
+        raise InputError(f"{', '.join(again)}: given more than once. A run does not differ from itself; name each folder once.")
     values = [read_values(folder / "records.parquet") for folder in folders]
     names = _names(folders)
     for other in range(1, len(folders)):
@@ -81,7 +84,7 @@ def compare(
         resamples: Of the bootstrap.
 
     Raises:
-        InputError: Fewer than two runs.
+        InputError: Fewer than two runs, or the same one twice.
         DataError: A run has no records, or two runs were judged on different items.
     """
     check_same_items(folders)

@@ -100,6 +100,10 @@ class Evidence(_Part):
     cost: Cost | None = None
     notes: list[str] = Field([], description="What a reader must know to read the numbers right.")
     environment: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(
+        {},
+        description="How it was judged: metrics, judges, decoding, probes, lengths; empty in evidence from before this was kept.",
+    )
 
     def find(self, metric: str, role: str, model: Which = "unlearned") -> Result | None:
         """Return the result of one metric on one role of one model, or None where it was not taken."""

@@ -13,18 +13,25 @@ Source: Maini et al., TOFU (2024), and the critique of fixed targets in Thudi et
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from temper.assess.evidence import Gap, Result, Status
+from temper.assess.evidence import Gap, Result, Status, Which
 
-__all__ = ["FORGOTTEN_ROLES", "LEAST_CONTRAST", "gap", "gaps"]
+__all__ = ["FORGOTTEN_ROLES", "LEAST_CONTRAST", "MOST_INVALID", "gap", "gaps"]
 
 FORGOTTEN_ROLES: Final = ("forget", "trace")
 """Roles on which the way from the original to gold is the point."""
 
 LEAST_CONTRAST: Final = 0.01
 """Difference of original and gold below which nothing is compared, however many items there are."""
+
+
+_USABLE: Final = ("ok", "too_few_items")
+_MODELS: Final[tuple[Which, ...]] = ("unlearned", "original", "gold")
+
+MOST_INVALID: Final = 0.05
+"""Share of traces without a valid verdict, of any model, above which what a judge says of the others is not compared."""
 
 
 def _half_width(result: Result) -> float:
@@ -47,10 +54,12 @@ def gap(unlearned: Result, original: Result | None, gold: Result | None) -> Gap:
 
     if unlearned.value is None or not math.isfinite(unlearned.value):
         return of("failed" if unlearned.status == "ok" else unlearned.status, unlearned.reason)
-    if gold is None or gold.value is None:
+    if unlearned.status not in _USABLE:
+        return of(unlearned.status, unlearned.reason)
+    if gold is None or gold.value is None or gold.status not in _USABLE:
         return of("no_gold", "no gold model was scored" if gold is None else f"gold has no value: {gold.reason}")
     absolute = abs(unlearned.value - gold.value)
-    if original is None or original.value is None:
+    if original is None or original.value is None or original.status not in _USABLE:
         reason = "no original model was scored" if original is None else f"the original has no value: {original.reason}"
         return of("no_original", reason, None, absolute)
     contrast = original.value - gold.value
@@ -73,12 +82,27 @@ def gaps(results: Sequence[Result]) -> list[Gap]:
     chance, and a quotient of it says nothing.
     """
     found = {(result.model, result.metric, result.role): result for result in results}
-    return [
-        gap(
-            result,
-            found.get(("original", result.metric, result.role)),
-            found.get(("gold", result.metric, result.role)),
-        )
-        for result in results
-        if result.model == "unlearned" and result.role in FORGOTTEN_ROLES and not result.metric.startswith("trace_category.kappa")
-    ]
+    formed = []
+    for result in results:
+        if result.model != "unlearned" or result.role not in FORGOTTEN_ROLES or result.metric.startswith("trace_category.kappa"):
+            continue
+        if why := _unjudged(result, found):
+            formed.append(
+                Gap(metric=result.metric, role=result.role, gap_closed=None, absolute_gap=None, status="failed", reason=why)
+            )
+            continue
+        original, gold = (found.get((which, result.metric, result.role)) for which in ("original", "gold"))
+        formed.append(gap(result, original, gold))
+    return formed
+
+
+def _unjudged(result: Result, found: Mapping[tuple[Which, str, str], Result]) -> str | None:
+    """Return why what a judge says is not compared: it gave no valid verdict on too many traces of a model."""
+    judge, _, part = result.metric.partition("@")[0].rpartition(".")
+    if not judge.startswith("trace_category") or part == "invalid":
+        return None
+    for which in _MODELS:
+        invalid = found.get((which, result.metric.replace(f"{judge}.{part}", f"{judge}.invalid"), result.role))
+        if invalid is not None and invalid.value is not None and invalid.value > MOST_INVALID:
+            return f"the judge gave no valid verdict on {invalid.value:.0%} of the traces of the {which} model"
+    return None

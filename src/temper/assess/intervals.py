@@ -1,4 +1,4 @@
-"""95 % intervals: seeded bootstrap over items, Wilson's where every value is 0 or 1.
+"""95 % intervals: seeded bootstrap over items, Wilson's for shares whose every value is 0 or 1. No interval leaves out its own value.
 
 Resamples are counts, how often each item is drawn: a mean is then one product of a matrix and a vector, and the same counts
 serve every metric and model of a role, so differences between them are paired.
@@ -21,6 +21,7 @@ from temper.draws import generator
 
 __all__ = [
     "Interval",
+    "around",
     "auc",
     "bootstrap_auc",
     "bootstrap_mean",
@@ -71,18 +72,27 @@ def percentile_interval(statistics: ArrayLike) -> Interval:
     return float(low), float(high)
 
 
+def around(interval: Interval, value: float) -> Interval:
+    """Return an interval that holds its value: rounding may put an end beyond it, by the last digit.
+
+    Example:
+        >>> around((0.30000001, 0.5), 0.3), around(None, 0.3)
+        ((0.3, 0.5), None)
+    """
+    return None if interval is None else (min(interval[0], value), max(interval[1], value))
+
+
 def bootstrap_mean(values: ArrayLike, *, seed: int, key: str, resamples: int) -> Interval:
     """Return the bootstrap interval of the mean of some items' values; None for fewer than two items."""
     x_N = np.asarray(values, dtype=np.float64)
     if len(x_N) < 2:
         return None
-    return percentile_interval(
-        np.concatenate([c_RN @ x_N / len(x_N) for c_RN in resample_counts(seed, key, len(x_N), resamples)])
-    )
+    means = [c_RN @ x_N / len(x_N) for c_RN in resample_counts(seed, key, len(x_N), resamples)]
+    return around(percentile_interval(np.concatenate(means)), float(x_N.mean()))
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """Return Wilson's interval of a share.
+    """Return Wilson's interval of a share; its ends are 0 and 1 exactly where the share is.
 
     Example:
         >>> [round(end, 4) for end in wilson(0, 10)]
@@ -93,13 +103,23 @@ def wilson(successes: int, n: int) -> Interval:
     share = successes / n
     middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(middle - half, share)) if successes else 0.0, min(
+        1.0, max(middle + half, share)
+    ) if successes < n else 1.0
 
 
-def interval_of(values: ArrayLike, *, seed: int, key: str, resamples: int) -> Interval:
-    """Return the interval of a mean: Wilson's where all values are 0 or 1, else the bootstrap's."""
+def interval_of(values: ArrayLike, *, seed: int, key: str, resamples: int, is_share: bool = True) -> Interval:
+    """Return the interval of a mean: Wilson's for a share whose values are all 0 or 1, else the bootstrap's.
+
+    Args:
+        values: One an item.
+        seed: Of the run.
+        key: Names the items.
+        resamples: Of the bootstrap.
+        is_share: Whether the mean lies between 0 and 1 by its meaning; counts and likelihoods do not, whatever their values happen to be.
+    """
     x_N = np.asarray(values, dtype=np.float64)
-    if len(x_N) and np.isin(x_N, (0.0, 1.0)).all():
+    if is_share and len(x_N) and np.isin(x_N, (0.0, 1.0)).all():
         return wilson(int(x_N.sum()), len(x_N))
     return bootstrap_mean(x_N, seed=seed, key=key, resamples=resamples)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from temper.assess.evidence import Result, Status, Which
-from temper.assess.intervals import Interval, auc, bootstrap_auc, bootstrap_tpr, interval_of, tpr_at
+from temper.assess.intervals import Interval, around, auc, bootstrap_auc, bootstrap_tpr, interval_of, tpr_at, wilson
 
 if TYPE_CHECKING:
     from temper.assess.choices import ChoiceScores
@@ -55,6 +55,7 @@ class Answers:
         choices: What each choice of a row got, None for a row that offers none; empty where no metric asked for them.
         trace_nll: Mean -log p of the trace in the continuation under the original model, in nats a token; in words why there is none;
             None for a row that is not to think. Empty where there is no original, or no metric asked.
+        forced: How many characters each continuation begins with that are not the model's own, under a forced thought; else empty.
     """
 
     items: Sequence[Item]
@@ -62,6 +63,7 @@ class Answers:
     generations: Sequence[str | None]
     choices: Sequence[ChoiceScores | None] = ()
     trace_nll: Sequence[float | str | None] = ()
+    forced: Sequence[int] = ()
 
 
 Needs = Literal["records", "generations", "choices", "original"]
@@ -70,6 +72,9 @@ Needs = Literal["records", "generations", "choices", "original"]
 
 class Metric(Protocol):
     """A pure function of answers. A class with a class method `of(settings)` is built by it, any other without arguments.
+
+    A class with the attribute ``in_modes: ClassVar[bool] = True`` is also asked in decoding modes (`temper.assess.modes`): its numbers are
+    about answers, not about the thought, which a mode forces.
 
     Attributes:
         name: In the registry, in recipes and before the first dot of its results.
@@ -108,6 +113,8 @@ class PerItem:
         dropped: Items without a value, by reason.
         failed: How many of the dropped had no finite numbers.
         note: What a reader must know beside the number, e.g. the level of chance.
+        unknown: How many of the values are 0 only because they are not known, and might be 1; the interval spans both readings.
+        is_share: Whether the mean lies between 0 and 1 by its meaning.
     """
 
     metric: str
@@ -118,6 +125,8 @@ class PerItem:
     dropped: Mapping[str, int] = field(default_factory=dict)
     failed: int = 0
     note: str | None = None
+    unknown: int = 0
+    is_share: bool = True
 
     def result(self, model: Which, *, seed: int, resamples: int) -> Result:
         """Return the mean with its interval; without any value the number is absent and the reason stated."""
@@ -127,8 +136,11 @@ class PerItem:
             reason = "; ".join(left_out) or None
             status: Status = "failed" if self.failed else "skipped"
             return _absent(self, model, status, reason or "no rows", dropped)
-        interval = interval_of(self.values, seed=seed, key=self.role, resamples=resamples)
+        interval = interval_of(self.values, seed=seed, key=self.role, resamples=resamples, is_share=self.is_share)
         low, high = interval or (None, None)
+        if self.unknown:
+            most = wilson(int(self.values.sum()) + self.unknown, n)
+            high = None if high is None or most is None else max(high, most[1])
         reason = "; ".join([*([self.note] if self.note else []), *left_out]) or None
         return Result(
             metric=self.metric,
@@ -183,7 +195,7 @@ class TwoSample:
         few = min(len(self.members), len(self.others)) < FEWEST_A_SIDE
         if few:
             reasons.append(f"{len(self.members)} members and {len(self.others)} non-members; {FEWEST_A_SIDE} of each are needed")
-        low, high = interval or (None, None)
+        low, high = around(interval, value) or (None, None)
         return Result(
             metric=self.metric,
             role=self.role,
@@ -240,7 +252,7 @@ class Whole:
         """Return the number with its interval; one that is not defined is degenerate, with the reason."""
         if self.value is None:
             return _absent(self, model, "degenerate", self.note or "it is not defined for these rows", 0)
-        low, high = self.interval(seed, resamples) or (None, None)
+        low, high = around(self.interval(seed, resamples), self.value) or (None, None)
         return Result(
             metric=self.metric,
             role=self.role,
@@ -280,6 +292,8 @@ def per_item(
     values: Sequence[float | str | None],
     places: Sequence[int] | None = None,
     note: str | None = None,
+    *,
+    is_share: bool = True,
 ) -> PerItem:
     """Return a measure from one entry an item: its value, or in words why it has none.
 
@@ -292,6 +306,7 @@ def per_item(
         values: One entry for each item that the metric speaks of.
         places: Which of the role's items those are; all of them when left out.
         note: What a reader must know beside the number.
+        is_share: False for counts and other numbers that may leave 0 to 1.
     """
     kept_places: list[int] = []
     kept: list[float] = []
@@ -309,4 +324,4 @@ def per_item(
         failed += why == NOT_FINITE
         dropped[why] = dropped.get(why, 0) + 1
     where, numbers = np.array(kept_places, dtype=np.int64), np.array(kept, dtype=np.float64)
-    return PerItem(metric, role, better, where, numbers, dropped, failed, note)
+    return PerItem(metric, role, better, where, numbers, dropped, failed, note, is_share=is_share)

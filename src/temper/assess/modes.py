@@ -1,7 +1,10 @@
-"""The decoding modes of an assessment: thinking rows asked again with a forced thought, and every generation metric on what follows.
+"""The decoding modes of an assessment: thinking rows asked again with a forced thought, and the metrics of answers on what follows.
 
 Results carry the mode behind an @: `answer_accuracy@zero_thinking`. A role has them if some of its reference answers think; rows that do
 not think are not asked again. The text that metrics read is the forced thought and what the model says after it.
+
+Only metrics with ``in_modes = True`` are taken: answer_accuracy, final_answer, and of trace_leak whether what follows the forced thought states
+the fact. There is no trace of the model's own in a mode, so neither its health nor its category is measured, and no judge is asked.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from temper.data import Encoded, Item
     from temper.recipe import EvaluateSection
 
-__all__ = ["Asked", "ask", "asked_of", "forced_prompts", "in_mode", "modes_of", "thinking_places"]
+__all__ = ["Asked", "ask", "asked_of", "forced_prompts", "in_mode", "is_in_modes", "modes_of", "thinking_places"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +71,27 @@ def ask(
     return [shown(text) + reply for text, reply in zip(forced, replies, strict=True)]
 
 
-def asked_of(answers: Answers, places: Sequence[int], texts: Sequence[Entry]) -> Asked:
+def asked_of(mode: Decoding, answers: Answers, places: Sequence[int], texts: Sequence[Entry]) -> Asked:
     """Return the answers of a mode beside the role's own."""
+    items = [answers.items[place] for place in places]
     return Asked(
         places,
         Answers(
-            [answers.items[place] for place in places],
+            items,
             [answers.records[place] for place in places],
             [text if isinstance(text, str) else None for text in texts],
+            forced=[len(shown(mode.forced(item.prompt, item.response))) for item in items],
         ),
     )
 
 
+def is_in_modes(metric: Metric) -> bool:
+    """Return whether a metric is taken in decoding modes."""
+    return metric.needs == "generations" and bool(getattr(metric, "in_modes", False))
+
+
 def in_mode(name: str, asked: Mapping[str, Asked], metrics: Sequence[Metric]) -> list[Measure]:
-    """Return the measures of the generation metrics in a mode; their places are those of the role's rows.
+    """Return the measures of the metrics of answers in a mode; their places are those of the role's rows.
 
     Args:
         name: Of the mode.
@@ -89,7 +99,7 @@ def in_mode(name: str, asked: Mapping[str, Asked], metrics: Sequence[Metric]) ->
         metrics: All metrics of the assessment; the others are passed over.
     """
     answers = {role: given.answers for role, given in asked.items()}
-    found = [measure for metric in metrics if metric.needs == "generations" for measure in metric.compute(answers)]
+    found = [measure for metric in metrics if is_in_modes(metric) for measure in metric.compute(answers)]
     renamed: list[Measure] = []
     for measure in found:
         named = f"{measure.metric}@{name}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from temper.assess.records import Record
+from temper.assess.record import Record
 from temper.errors import DataError
 from temper.files import cache_folder, file_aside, hash_json
 

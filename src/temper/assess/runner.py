@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from temper import __version__
 from temper.assess.choices import choice_sets, option_set
+from temper.assess.earlier import has_invalid, keep_earlier, settings_of
 from temper.assess.evidence import Cost, Evidence, Result, Which
 from temper.assess.examples import examples
 from temper.assess.gold import gaps
@@ -190,9 +192,12 @@ def _assess(run: Run, recipe: Recipe, settings: EvaluateSection) -> Evidence:
     rows = setting.rows
     key = _key(recipe, subjects, setting)
     path = run.folder / "evidence.json"
-    if run.stage_done(_STAGE) and run.stage(_STAGE).get("key") == key and path.exists():
-        run.progress(_STAGE, 1, 1, "done before")
-        return Evidence.read(path)
+    if run.stage_done(_STAGE) and path.exists():
+        if run.stage(_STAGE).get("key") != key:
+            keep_earlier(run, path, str(run.stage(_STAGE).get("key")), settings)
+        elif not has_invalid(before := Evidence.read(path)):
+            run.progress(_STAGE, 1, 1, "done before")
+            return before
     judging = judge_all(run, subjects, setting, metrics)
     scored, measures = judging.scored, judging.measures
     results = [
@@ -213,8 +218,9 @@ def _assess(run: Run, recipe: Recipe, settings: EvaluateSection) -> Evidence:
         gaps=gaps(results),
         examples=examples(answers, count=recipe.report.examples, seed=recipe.seed),
         cost=_cost(facts),
-        notes=notes(facts, rows, results, list(scored)),
+        notes=notes(_acted(facts, recipe), rows, results, list(scored), settings),
         environment=run.manifest["environment"],
+        settings=settings_of(settings),
     )
     write_items(run.folder / "records.parquet", answers, measures)
     evidence.write(path)
@@ -231,6 +237,8 @@ def _key(recipe: Recipe, subjects: Sequence[Subject], setting: Setting) -> str:
     return hash_json(
         {
             "recipe": recipe_hash(recipe),
+            "version": __version__,
+            "metrics": settings_of(setting.settings)["metrics"],
             "examples": recipe.report.examples,
             "rows": {role: encoded.content_hash for role, encoded in setting.rows.items()},
             "columns": [
@@ -240,6 +248,12 @@ def _key(recipe: Recipe, subjects: Sequence[Subject], setting: Setting) -> str:
             "weights": weights,
         }
     )
+
+
+def _acted(facts: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return the facts of a run without the mask of a retain term that reads none."""
+    acts = getattr(recipe.method, "retain_term", None) in ("embed", "kl") and getattr(recipe.method, "retain_weight", 1) > 0
+    return {name: value for name, value in facts.items() if acts or name != "retain_mask"}
 
 
 def _with_unread(result: Result, rows: Mapping[str, Encoded]) -> Result:

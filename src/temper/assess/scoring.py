@@ -187,7 +187,7 @@ def score_subject(
         if places := thinking_places(encoded):
             for mode in wanted.decoding:
                 texts = _in_mode(live, tokenizer, mode, encoded, places, settings, told)
-                modes.setdefault(mode.name, {})[role] = asked_of(answers[role], places, texts)
+                modes.setdefault(mode.name, {})[role] = asked_of(mode, answers[role], places, texts)
     return ScoredModel(ModelFacts(path=live.subject.path, weights_hash=live.weights, parameters=parameters), answers, modes)
 
 

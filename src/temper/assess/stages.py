@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from temper.assess.evidence import Which
 from temper.assess.measure import Measure, Metric
-from temper.assess.modes import in_mode, modes_of, thinking_places
+from temper.assess.metrics.trace_category import TraceCategory
+from temper.assess.modes import in_mode, is_in_modes, modes_of, thinking_places
 from temper.assess.packs import items_hash
 from temper.assess.passes import remembered
 from temper.assess.probes.probe import Setting
@@ -19,6 +20,9 @@ from temper.assess.tracepass import trace_entries, trace_nlls, traces_of
 from temper.recipe import EvaluateSection
 from temper.registry import names, resolve
 from temper.run import Run
+
+if TYPE_CHECKING:
+    from temper.data import Encoded
 
 __all__ = ["Judging", "judge_all", "metrics_of", "wanted_of"]
 
@@ -48,7 +52,7 @@ def wanted_of(settings: EvaluateSection, metrics: Sequence[Metric]) -> Wanted:
     return Wanted(
         generations=bool(needs & {"generations", "original"}) or bool(settings.probes),
         choices="choices" in needs,
-        decoding=tuple(modes_of(settings)) if "generations" in needs else (),
+        decoding=tuple(modes_of(settings)) if any(is_in_modes(metric) for metric in metrics) else (),
     )
 
 
@@ -66,7 +70,8 @@ def judge_all(run: Run, subjects: Sequence[Subject], setting: Setting, metrics: 
     lives: dict[Which, Live] = {subject.which: Live(subject, setting.world, tags_of(settings)) for subject in subjects}
     thinking = sum(len(thinking_places(encoded)) for encoded in rows.values())
     reads_traces = "original" in lives and any(metric.needs == "original" for metric in metrics)
-    total = len(subjects) * (wanted.work(rows) + (thinking if reads_traces else 0) + work_of(setting))
+    judging = sum(_judging_of(metric, rows) for metric in metrics)
+    total = len(subjects) * (wanted.work(rows) + (thinking if reads_traces else 0) + work_of(setting) + judging)
     done = 0
 
     def told(count: int, note: str) -> None:
@@ -96,12 +101,39 @@ def judge_all(run: Run, subjects: Sequence[Subject], setting: Setting, metrics: 
         lives["original"].release()
     scored = {which: scored[which] for which in lives}
     probed = probe_all(setting, lives, scored, told) if settings.probes else {}
-    measures = {which: [*_measures(model, metrics), *probed.get(which, [])] for which, model in scored.items()}
+    measures = {
+        which: [
+            *_measures(model, metrics, rows, lambda count, note=f"judging {which}": told(count, note)),  # type: ignore[misc]
+            *probed.get(which, []),
+        ]
+        for which, model in scored.items()
+    }
     return Judging(scored, measures)
 
 
-def _measures(model: ScoredModel, metrics: Sequence[Metric]) -> list[Measure]:
-    found = [measure for metric in metrics for measure in metric.compute(model.answers)]
+def _judging_of(metric: Metric, rows: Mapping[str, Encoded]) -> int:
+    """Return the units of work of a metric whose judges take their time; other metrics have none."""
+    return metric.work({role: encoded.items for role, encoded in rows.items()}) if isinstance(metric, TraceCategory) else 0
+
+
+def _measures(
+    model: ScoredModel, metrics: Sequence[Metric], rows: Mapping[str, Encoded], told: Callable[[int], None]
+) -> list[Measure]:
+    found: list[Measure] = []
+    for metric in metrics:
+        if not isinstance(metric, TraceCategory):
+            found += metric.compute(model.answers)
+            continue
+        left = _judging_of(metric, rows)
+
+        def count(number: int) -> None:
+            nonlocal left
+            left -= number
+            told(number)
+
+        found += metric.compute(model.answers, count)
+        if left:
+            told(left)  # cases that were not asked
     for name, asked in model.modes.items():
         found += in_mode(name, asked, metrics)
     return found

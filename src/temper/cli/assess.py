@@ -41,6 +41,9 @@ def assess(
         emit(evidence.model_dump(mode="json"))
         return
     from temper.display.terminal import print_evidence
+    from temper.report.beside import beside_lines
 
     print_evidence([evidence])
+    for line in beside_lines([evidence]):
+        typer.echo(line)
     typer.echo(f"report  {page}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from temper.cli.console import DebugFlag, JsonFlag, emit, verb
+from temper.cli.console import DebugFlag, JsonFlag, emit, say, verb
 
 __all__ = ["compare"]
 
@@ -26,12 +26,21 @@ def compare(
     """
     from temper import report
     from temper.assess.evidence import Evidence
+    from temper.report.beside import beside_lines
+    from temper.report.columns import columns
+    from temper.report.limits import mismatches
 
     page = report.compare(folders, out, title=title)
+    evidences = [Evidence.read(folder / "evidence.json") for folder in folders]
+    for warning in mismatches(evidences):
+        say(f"warning: {warning}")
     if json:
         emit({"report": str(page)})
         return
     from temper.display.terminal import print_evidence
 
-    print_evidence([Evidence.read(folder / "evidence.json") for folder in folders])
+    # of one name, they are told apart as in the report
+    print_evidence([run.evidence.model_copy(update={"name": run.name}) for run in columns(evidences).runs])
+    for line in beside_lines(evidences):
+        typer.echo(line)
     typer.echo(f"report  {page}")

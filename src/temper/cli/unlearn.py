@@ -63,8 +63,11 @@ def unlearn(
         return
     if evidence is not None:
         from temper.display.terminal import print_evidence
+        from temper.report.beside import beside_lines
 
         print_evidence([evidence])
+        for line in beside_lines([evidence]):
+            typer.echo(line)
     if stopped is not None:
         typer.echo(f"note    training {stopped['sentence']}")
     typer.echo(f"model   {folder / 'model'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
+from temper.display.firsts import first_known
 from temper.display.numbers import Unit, figure, seconds
 from temper.display.text import shortened, squeezed
 
@@ -79,7 +80,22 @@ class EvidenceLike(Protocol):
 def columns_of(evidences: Sequence[EvidenceLike]) -> list[tuple[str, str, str, Unit]]:
     """Return the columns of a table: eighty characters have no room for all, so membership gives way to the health of kept traces."""
     is_known = any(evidence.find(*_HEALTH) is not None for evidence in evidences)
-    return [column for column in COLUMNS if column[1:3] != (_MEMBERSHIP if is_known else _HEALTH)]
+    return [
+        (heading, *first_known(evidences, metric, role), unit)
+        for heading, metric, role, unit in COLUMNS
+        if (metric, role) != (_MEMBERSHIP if is_known else _HEALTH)
+    ]
+
+
+def _flat(heading: str) -> str:
+    return heading.replace("-\n", "").replace("\n", " ")
+
+
+def _instead(evidences: Sequence[EvidenceLike]) -> list[str]:
+    """Return which columns show another number than their heading usually has."""
+    plain = {heading: metric for heading, metric, _, _ in COLUMNS}
+    read = [f"{_flat(heading)} from {metric}" for heading, metric, *_ in columns_of(evidences) if metric != plain[heading]]
+    return [f"read from what these rows have: {', '.join(read)}"] if read else []
 
 
 def table_rows(evidences: Sequence[EvidenceLike]) -> tuple[list[list[str]], list[str]]:
@@ -99,7 +115,7 @@ def table_rows(evidences: Sequence[EvidenceLike]) -> tuple[list[list[str]], list
                 row.append(figure(found.value, unit).replace("\u00a0", " "))
                 continue
             row.append(UNKNOWN)
-            where = f"{name}, {heading.replace('-' + chr(10), '').replace(chr(10), ' ')}" if evidence else name
+            where = f"{name}, {_flat(heading)}" if evidence else name
             why = (found.reason or found.status) if found else ("was not measured" if evidence else "was not given")
             reasons.setdefault(f"{UNKNOWN} {where}: cannot tell, {shortened(why, 120)}", None)
         row.append(
@@ -132,5 +148,5 @@ def print_evidence(evidences: Sequence[EvidenceLike]) -> None:
         style = "dim" if number < 2 else ""
         table.add_row(*(Text(cell) for cell in row), style=style, end_section=number == 1)
     console.print(table)
-    for reason in reasons:
+    for reason in [*_instead(evidences), *reasons]:
         console.print(Text(reason, style="dim"))

@@ -73,7 +73,7 @@ class GeneratedTraces(TraceSource):
 
         ids = prompt_ids(request.tokenizer, [segment.prompt for segment in segments])
         where = f"data.{request.role}"
-        self._chunks(getattr(request, "context", None), segments, ids, where)  # refuses what has no room before a model is loaded
+        self._chunks(request.context, segments, ids, where)  # refuses what has no room before a model is loaded
         if request.load is None:
             return read_traces(path, segments) if path is not None and path.exists() else None
         keys = prompt_keys(ids) if self.temperature > 0 else None
@@ -85,6 +85,7 @@ class GeneratedTraces(TraceSource):
             return self._written(request, load(), [segments[place] for place in places], prompts, names)
 
         def chunks() -> list[list[int]]:
+            tell(0)
             return self._chunks(_context_of(load()), segments, ids, where)
 
         def tell(count: int, note: str = "") -> None:

@@ -145,6 +145,7 @@ def make_traces(
         tokenizer=load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world),
         seed=recipe.seed,
         max_length=row_limit(config, None, "train.max_length"),
+        context=getattr(config.get_text_config(), "max_position_embeddings", None),
         load=load,
         identity=named if identity is None and source.provider.needs_model else identity,
         folder=cache_folder() / "made" if identity is not None or not source.provider.needs_model else out.parent,

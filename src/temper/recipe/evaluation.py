@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from temper import registry
 from temper.errors import nearest
-from temper.recipe.named import Named, NamedSettings, Section, named_settings
+from temper.recipe.named import Named, NamedSettings, NamedSettingsError, Section, named_settings
 from temper.recipe.sources import DataSource, checked_roles
 
 __all__ = ["EvaluateSection"]
@@ -16,11 +16,18 @@ __all__ = ["EvaluateSection"]
 
 def _each(kind: str, value: Any) -> Any:
     """Return the settings objects of a list of names, or of one name; names must differ."""
-    found = [named_settings(kind, entry) for entry in (value if isinstance(value, list) else [value])]
+    found = [_entry(kind, entry) for entry in (value if isinstance(value, list) else [value])]
     names = [type(entry).name for entry in found]
     if len(set(names)) != len(names):
         raise ValueError(f"each {kind} can stand once, seen: {', '.join(names)}")
     return found
+
+
+def _entry(kind: str, value: Any) -> Any:
+    try:
+        return named_settings(kind, value)
+    except NamedSettingsError as error:
+        raise NamedSettingsError(error.error, error.settings, error.settings.name) from None
 
 
 class EvaluateSection(Section):

@@ -47,6 +47,9 @@ def _named_field(given: dict[str, Any], kind: str, options: list[dict[str, Any]]
         for title, definition in own.pop("$defs", {}).items():
             definitions.setdefault(title, definition)
         properties, required = own.get("properties", {}), own.get("required", [])
+        if kind == "probe" and "data" in properties:
+            given_data = {key: value for key, value in properties["data"].items() if key in ("description", "default")}
+            properties["data"] = {**given_data, "anyOf": [{"$ref": "#/$defs/Sources"}, {"type": "null"}]}
         if "alternatives" in properties:
             properties["alternatives"] = _named_field(properties["alternatives"], "alternatives", [], definitions)
         if not required:

@@ -103,6 +103,9 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError([_TOO_DEEP], source) from None
 
 
+_LISTED: Final = ("judges", "decoding", "probes")
+"""Fields that hold a list of names with settings, which an override reaches by name."""
+
 _NAMED: Final = ("method", "selection", "smoother", "alternatives", "provider")
 
 
@@ -119,7 +122,8 @@ def _spelled_out(value: Any, key: str) -> Any:
 def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return the document with `dotted.path=value` assignments applied; values are read as YAML.
 
-    A number in the path counts into a list: ``data.retain.0.weight=2``. A role that is written as one mapping is its
+    A number in the path counts into a list: ``data.retain.0.weight=2``; judges, decoding modes and probes are reached by name, and
+    added where they are not there: ``evaluate.probes.relearning.steps=5``. A role that is written as one mapping is its
     own number 0.
 
     Raises:
@@ -142,12 +146,14 @@ def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[
         try:
             for depth, part in enumerate(parents, start=1):
                 if isinstance(here, list):
-                    here = here[int(part)]
+                    here = here[int(part)] if re.fullmatch("-?[0-9]+", part) else _entry_named(here, part)
                 else:
                     if part in _NAMED:
                         here[part] = _spelled_out(here.get(part), parts[depth])
                     if here.get(part) is None:
                         here[part] = {}
+                    if part in _LISTED and parts[: depth - 1] == ["evaluate"] and not isinstance(here[part], list):
+                        here[part] = [here[part]] if here[part] else []
                     if _is_role(parts[:depth]) and re.fullmatch("-?[0-9]+", parts[depth]) and isinstance(here[part], dict):
                         here[part] = [here[part]]
                     here = here[part]
@@ -160,6 +166,19 @@ def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[
     if problems:
         raise RecipeError(problems, "overrides")
     return result
+
+
+def _entry_named(entries: list[Any], name: str) -> Any:
+    """Return the settings of an entry of a list of names, added at the end where the list has none of this name."""
+    if not re.fullmatch("[A-Za-z_]+[A-Za-z0-9_]*", name):
+        raise ValueError(name)
+    for place, entry in enumerate(entries):
+        spelled = _spelled_out(entry, "name")
+        if isinstance(spelled, dict) and spelled.get("name") == name:
+            entries[place] = spelled
+            return spelled
+    entries.append({"name": name})
+    return entries[-1]
 
 
 def _is_role(path: Sequence[str]) -> bool:
@@ -226,15 +245,23 @@ def _problems(error: ValidationError, prefix: tuple[str | int, ...] = (), settin
         location = (*prefix, *item["loc"])
         cause = (item.get("ctx") or {}).get("error")
         if isinstance(cause, NamedSettingsError):
-            lines += _problems(cause.error, location, cause.settings)
+            within = location if cause.entry is None else (*location, cause.entry)
+            lines += _problems(cause.error, within, cause.settings)
         else:
             lines.append(_problem(item, location, _fields_at(item["loc"], settings or Recipe)))
     return lines
 
 
+_FOLDERS: Final = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
+
+
+def _all_shipped() -> list[str]:
+    return sorted({file.relative_to(folder).as_posix() for folder in _FOLDERS for file in folder.glob("**/*.yaml")})
+
+
 def shipped(name: str) -> Path | None:
     """Return the path of a recipe that comes with the project, e.g. ``tiny/npo.yaml``, or None."""
-    for folder in (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes"):
+    for folder in _FOLDERS:
         with contextlib.suppress(DataError):  # a name that climbs out of the folder is no shipped recipe
             path = inside(folder, name.removeprefix("recipes/"))
             if path.is_file():
@@ -258,7 +285,10 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if not file.is_file():
         found = shipped(str(path))
         if found is None:
-            raise RecipeError([f"no such file: {path}. Give a YAML file, or a shipped recipe such as tiny/npo.yaml."], str(path))
+            near = nearest(str(path).removeprefix("recipes/"), _all_shipped())
+            raise RecipeError(
+                [f"no such file: {path}{near}. Give a YAML file, or a shipped recipe such as tiny/npo.yaml."], str(path)
+            )
         file = found
     try:
         text = file.read_text(encoding="utf-8")

@@ -31,12 +31,13 @@ class NamedSettings(Section):
 
 
 class NamedSettingsError(ValueError):
-    """The settings of a method or a selection are wrong; carries the errors of its own class."""
+    """The settings of a method or a selection are wrong; carries the errors of its own class, and in a list the name of the entry."""
 
-    def __init__(self, error: ValidationError, settings: type[Section]) -> None:
+    def __init__(self, error: ValidationError, settings: type[NamedSettings], entry: str | None = None) -> None:
         super().__init__(str(error))
         self.error = error
         self.settings = settings
+        self.entry = entry
 
 
 def named(kind: str, value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from temper.assess.evidence import Evidence, ModelFacts, Result, Which
+from temper.display.firsts import first_known
 from temper.display.numbers import STATUS_TEXT
 from temper.display.theme import Mark, mark_of
 from temper.report.metrics import order
@@ -66,6 +67,10 @@ class Columns:
     original: Column
     gold: Column
     runs: tuple[Column, ...]
+
+    def first(self, metric: str, role: str) -> tuple[str, str]:
+        """Return metric and role of the number that is shown: this one, or what was measured in its place."""
+        return first_known([column.evidence for column in self.runs], metric, role)
 
     def __iter__(self) -> Iterator[Column]:
         yield self.original

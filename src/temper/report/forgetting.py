@@ -2,7 +2,7 @@
 
 forgetting = (original - unlearned) / (original - gold) on one number of the forget set: 0 as the original, 1 as gold, above
 1 beyond gold. The number is the extraction strength; where the original and gold do not differ by at least 0.05 on it, or
-it was not taken, the share of right answers. All runs of a report use the same one.
+it was not taken, the share of right answers, or of right options. All runs of a report use the same one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Final
 
 from temper.display.numbers import STATUS_TEXT
 from temper.report.columns import Column, Columns
-from temper.report.headlines import span
+from temper.report.sides import span
 
 __all__ = ["CONTRAST", "Position", "measure", "position"]
 
 CONTRAST: Final = 0.05
 """Least difference of original and gold; below it a share of the way between them is mostly noise."""
 
-_CANDIDATES: Final = ("extraction_strength", "answer_accuracy")
+_CANDIDATES: Final = ("extraction_strength", "answer_accuracy", "choice_accuracy")
 
 
 @dataclass(frozen=True, slots=True)

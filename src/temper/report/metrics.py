@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
+from temper import registry
 from temper.display.numbers import Unit
 
-__all__ = ["ROLES", "Metric", "describe", "in_panel", "is_auc", "order", "role_name"]
+__all__ = ["ROLES", "Metric", "describe", "in_panel", "is_auc", "order", "role_name", "section"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,18 @@ METRICS: Final = {
     "relearning.after": Metric(
         "right after relearning", "share", "the same after some steps on the other half: what comes back without being taught"
     ),
+    "relearning.before_lenient": Metric(
+        "right before relearning, first words", "share", "the same; text that runs on behind the answer is forgiven"
+    ),
+    "relearning.after_lenient": Metric(
+        "right after relearning, first words",
+        "share",
+        "the same after relearning; text that runs on behind the answer is forgiven",
+    ),
     "trace_health.healthy": Metric(
-        "healthy traces", "share", "share of traces that end, do not repeat themselves and keep a length like the reference's"
+        "healthy traces",
+        "share",
+        "share of traces that are there, end, do not repeat themselves and keep a length like the reference's",
     ),
     "trace_health.nll_original": Metric(
         "trace surprise to the original", "score", "mean -log p of the trace's tokens under the model from before; high for noise"
@@ -97,6 +109,16 @@ METRICS: Final = {
     "utility": Metric("utility", "score", "harmonic mean of what is to be kept"),
     "utility.relative": Metric("utility, original = 100 %", "ratio", "utility divided by that of the original"),
 }
+
+_FORCED: Final = {
+    "trace_leak.statement": Metric(
+        "answer states the fact", "share", "share of answers with a full statement of the fact behind the forced thought"
+    )
+}
+"""Numbers that say another thing where the thought is forced."""
+
+_JUDGED: Final = re.compile(r"trace_category\.(?P<judge>.+)\.(?P<part>unsafe|invalid)")
+"""What a further judge gives."""
 
 _THINKS: Final = ("trace", "retain_trace", "reasoning")
 _PANEL: Final = {
@@ -123,9 +145,12 @@ def describe(metric: str) -> Metric:
     if (found := METRICS.get(metric)) is not None:
         return found
     plain, _, way = metric.partition("@")
-    if way and plain in METRICS:
-        known, words = METRICS[plain], way.replace("_", " ")
-        return Metric(f"{known.label} ({words})", known.unit, f"{known.says}, decoded with {words}")
+    if way:
+        known, words = _FORCED.get(plain) or describe(plain), way.replace("_", " ")
+        return Metric(f"{known.label} ({words})", known.unit, f"{known.says}, decoded with {words}" if known.says else "")
+    if (judged := _JUDGED.fullmatch(metric)) is not None:
+        known = METRICS[f"trace_category.{judged['part']}"]
+        return Metric(f"{known.label}, by {judged['judge']}", known.unit, f"{known.says}; by the judge {judged['judge']}")
     base, _, rate = metric.rpartition(".tpr_at_")
     if base in METRICS:
         label = METRICS[base].label.replace("AUC, ", "")
@@ -135,6 +160,14 @@ def describe(metric: str) -> Metric:
             f"share of forget items found when {rate} % of the others are accused",
         )
     return Metric(metric, "score", "")
+
+
+def section(metric: str) -> str:
+    """Return the part of the tables that a number stands in, beside those of the default assessment: '' for these."""
+    way = metric.partition("@")[2]
+    if way:
+        return f"with {way.replace('_', ' ')}"
+    return "under attack" if metric.partition(".")[0] in registry.names("probe") else ""
 
 
 def is_auc(metric: str) -> bool:
@@ -152,11 +185,14 @@ def role_name(role: str) -> str:
     return ROLES.get(role, role)
 
 
-def order(metric: str, role: str) -> tuple[int, str, int, str]:
-    """Return the key that sorts numbers: known roles and metrics in the order above, unknown ones after them by name."""
+def order(metric: str, role: str) -> tuple[str, int, str, int, str]:
+    """Return the key that sorts numbers: by section, then known roles and metrics in the order above, unknown ones after them by name."""
     roles, metrics = list(ROLES), list(METRICS)
     plain = metric.partition("@")[0]
+    if (judged := _JUDGED.fullmatch(plain)) is not None:
+        plain = f"trace_category.{judged['part']}"
     return (
+        section(metric),
         roles.index(role) if role in roles else len(roles),
         role,
         metrics.index(plain) if plain in metrics else len(metrics),

@@ -11,7 +11,7 @@ from temper.display.tables import Cell, Heading, Row, Table, absent
 from temper.display.theme import icon
 from temper.report.columns import Columns
 
-__all__ = ["RunFacts", "run_facts", "weights_table"]
+__all__ = ["RunFacts", "run_facts", "setting", "weights_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,28 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
+def setting(value: Any) -> str:
+    """Return a setting of an evaluation in words: of judges, modes and probes the name, then what they were told.
+
+    Example:
+        >>> setting([{"name": "prompt", "model": "m", "votes": 3, "key": None}, "rouge"]), setting([])
+        ('prompt (model=m, votes=3), rouge', 'none')
+    """
+    if isinstance(value, list):
+        return ", ".join(setting(item) for item in value) or "none"
+    if not isinstance(value, Mapping):
+        return "none" if value is None else str(value)
+    told = ", ".join(f"{name}={setting(item)}" for name, item in value.items() if name != "name" and item is not None)
+    name = str(value.get("name", ""))
+    return (f"{name} ({told})" if name else f"({told})") if told else name
+
+
 def run_facts(models: Columns) -> list[RunFacts]:
     """Return what each run rests on."""
     made = []
     for column in models.runs:
         evidence = column.evidence
         facts = [("method", evidence.method), ("seed", str(evidence.seed)), ("recipe, SHA-256", evidence.recipe_hash)]
+        facts += [(f"judged with: {name.replace('_', ' ')}", setting(value)) for name, value in evidence.settings.items()]
         made.append(RunFacts(column.name, (*facts, *_flat(evidence.environment)), tuple(evidence.notes)))
     return made

@@ -11,8 +11,8 @@ from temper.display.tables import Cell, Heading, Row, Table, absent, number
 from temper.display.theme import icon
 from temper.report.columns import Column, Columns
 from temper.report.forgetting import Position
-from temper.report.headlines import span
-from temper.report.metrics import describe, order, role_name
+from temper.report.metrics import describe, order, role_name, section
+from temper.report.sides import span
 
 __all__ = ["GLANCE", "cost_table", "gaps_table", "glance_table", "numbers_table", "plane_table"]
 
@@ -56,30 +56,38 @@ def _head(column: Column) -> Heading:
     return Heading(column.name, below, icon(column.mark))
 
 
-def _glance(column: Column) -> tuple[Cell, ...]:
+def _glance(column: Column, keys: Sequence[tuple[str, str]]) -> tuple[Cell, ...]:
     if column.facts is None:
         return (replace(absent(f"no_{column.which}", None), reason="", columns=len(GLANCE)),)
-    cells = (_cell(column, metric, role) for metric, role, _ in GLANCE)
+    cells = (_cell(column, metric, role) for metric, role in keys)
     # why a number that is known is what it is stands in the table of all numbers
-    return tuple(replace(cell, reason="") if column.known(*key[:2]) else cell for cell, key in zip(cells, GLANCE, strict=True))
+    return tuple(replace(cell, reason="") if column.known(*key) else cell for cell, key in zip(cells, keys, strict=True))
 
 
 def glance_table(models: Columns) -> Table:
-    """Return the few numbers that decide, one row a model."""
+    """Return the few numbers that decide, one row a model; a number that was read in the place of another has its name in the heading."""
+    keys = [models.first(metric, role) for metric, role, _ in GLANCE]
     return Table(
         caption="The numbers behind the picture, with 95 % intervals (the 3/n bound where all items agree) and the number of items n.",
         corner="model",
-        columns=tuple(Heading(words) for _, _, words in GLANCE),
-        rows=tuple(Row(_head(column), _glance(column)) for column in models),
+        columns=tuple(
+            Heading(words, "" if used == metric else describe(used).label)
+            for (metric, _, words), (used, _) in zip(GLANCE, keys, strict=True)
+        ),
+        rows=tuple(Row(_head(column), _glance(column, keys)) for column in models),
     )
 
 
 def _by_role(keys: Sequence[tuple[str, str]], cells: Callable[[str, str], tuple[Cell, ...]]) -> tuple[Row, ...]:
-    """Return one row a number, under a heading for each role."""
+    """Return one row a number, under a heading for each role, and for what was decoded in another way or attacked."""
     rows: list[Row] = []
-    for role in dict.fromkeys(role for _, role in keys):
-        rows.append(Row(Heading(role_name(role))))
-        rows += [Row(Heading(describe(metric).label), cells(metric, own)) for metric, own in keys if own == role]
+    for part, role in dict.fromkeys((section(metric), role) for metric, role in keys):
+        rows.append(Row(Heading(f"{role_name(role)}, {part}" if part else role_name(role))))
+        rows += [
+            Row(Heading(describe(metric).label), cells(metric, own))
+            for metric, own in keys
+            if own == role and section(metric) == part
+        ]
     return tuple(rows)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from temper.errors import ModelError
 from temper.recipe import Recipe
+from temper.unlearn.objective import Objective
 from temper.unlearn.prepare import dtype_of, prepare, refuse_unbuilt_world, smoother_of
 
 __all__ = ["Plan", "plan"]
@@ -25,6 +26,29 @@ def _two_models(objective: Any) -> list[str]:
     if getattr(objective, "distil", False):
         lines.append("distil       as many steps again, to the distribution of the two models, which is stored on disk first")
     return lines
+
+
+def acting(objective: Objective) -> dict[str, Any]:
+    """Return the settings of an objective that change what it does, for people: what nothing reads is left out."""
+    given = {key: value for key, value in objective.model_dump().items() if value is not None}
+    held = objective.retain_term
+    masks = [field for field in given if field.endswith("mask")]
+    idle = {
+        "retain_weight": held == "none",
+        "retain_mask": held not in ("kl", "embed"),
+        "retain_layer": held != "embed",
+        "retain_beta": held != "ap",
+        "alternatives": not objective.alternative_roles,
+        "trace_mask": given.get("trace_weight") == 0,
+        "reasoning_mask": given.get("reasoning_weight") == 0,
+        "preset": given.get("preset") == "none",
+    }
+    shown = {key: value for key, value in given.items() if not idle.get(key, False)}
+    if all(shown.get(field) != "final" for field in masks):
+        shown.pop("close_tag", None)
+    if "alternatives" in shown:
+        shown["alternatives"] = type(objective.alternatives).name
+    return shown
 
 
 @dataclass(frozen=True)
@@ -113,15 +137,20 @@ def plan(recipe: Recipe) -> Plan:
         "disk_mib_of_references": round(disk / 2**20, 1),
         "overlap": prepared.overlap,
     }
-    settings = {key: value for key, value in prepared.objective.model_dump().items() if value is not None}
     lines = [
-        f"objective    {prepared.objective.name} ({', '.join(f'{key}={value}' for key, value in settings.items())})",
+        f"objective    {prepared.objective.name} ({', '.join(f'{key}={value}' for key, value in acting(prepared.objective).items())})",
         f"model        {recipe.model.path}: {total:,} parameters, {resident:,} loaded, {trained:,} train ({100 * trained / total:.1f} %)"
         + (", of which a mask selects some" if selection.has_masks else ""),
         *(
             f"data         {role}: {len(found.items)} rows{' to be made first' if role in prepared.sketched else ''}, {len(found.dropped)} dropped"
             + (f"; {_each(found)} is read {reads[role]:.1f} times" if reads.get(role, 0) > 1 else "")
             for role, found in prepared.rows.items()
+        ),
+        *(
+            f"made         {role}: {note}"
+            for role, made in prepared.provided.items()
+            for found in made
+            if (note := found.get("note"))
         ),
         *_two_models(prepared.objective),
         f"steps        {prepared.steps} x {rows} rows of each role, lr {recipe.train.learning_rate:g}",

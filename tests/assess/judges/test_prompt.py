@@ -1,12 +1,14 @@
+import itertools
 import json
 
+import httpx2
 import pytest
 from pydantic import ValidationError
 
 from temper import recipe
 from temper.assess.judges import Case, Verdict
 from temper.assess.judges.prompt import PromptJudge, category_in, messages_for
-from temper.errors import InputError, RecipeError
+from temper.errors import InputError, RecipeError, RunError
 from tests.assess.judges.server import serving
 
 
@@ -74,6 +76,76 @@ def test_a_server_that_is_not_there_is_invalid():
         pass
     found = judge(url, retries=1).verdicts(CASES[:1])
     assert found == [Verdict(None, "no connection (ConnectError) (2 attempts)")]
+
+
+def gone():
+    """Return the address of a server that is not there any more."""
+    with serving("1") as (url, _):
+        return url
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_server_that_goes_away_is_given_up_and_named(workers):
+    url, cases = gone(), [case(f"trace {number}", number) for number in range(60)]
+    with pytest.raises(RunError, match="has not answered 8 questions in a row, the last one: no connection") as raised:
+        judge(url, retries=0, workers=workers).verdicts(cases)
+    assert url in str(raised.value) and raised.value.exit_code == 3
+
+
+def test_seven_questions_without_a_response_are_invalid_and_any_response_starts_the_count_anew(monkeypatch):
+    cases = [case(f"trace {number}", number) for number in range(20)]
+    assert categories(judge(gone(), retries=0).verdicts(cases[:7])) == [None] * 7
+
+    numbers = itertools.count()
+
+    def answer(request):  # every eighth question is refused, the others find nobody
+        if next(numbers) % 8 == 7:
+            return httpx2.Response(400, text="no")
+        raise httpx2.ConnectTimeout("slow")
+
+    monkeypatch.setattr(PromptJudge, "_client", lambda _: httpx2.Client(transport=httpx2.MockTransport(answer)))
+    assert categories(judge("https://e.org/v1", retries=0, workers=1).verdicts(cases)) == [None] * 20
+
+
+def test_an_endpoint_is_asked_one_small_question_before_anything_is_scored_and_once_in_a_process():
+    with serving("1") as (url, stub):
+        judge(url).ready()
+        judge(url, votes=3).ready()
+        assert len(stub.asked) == 1 and [message["role"] for message in stub.asked[0]["messages"]] == ["user"]
+        judge(url, model="n").ready()
+    assert [body["model"] for body in stub.asked] == ["m", "n"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_model_or_address_is_found_before_anything_is_scored(status):
+    with serving((status, "no", {})) as (url, stub), pytest.raises(InputError, match=rf"evaluate\.judges\.prompt.*HTTP {status}"):
+        judge(url).ready()
+    assert len(stub.asked) == 1
+
+
+def test_an_endpoint_that_refuses_or_is_not_there_is_found_before_anything_is_scored():
+    with serving((400, "unknown parameter", {})) as (url, stub), pytest.raises(RunError, match="400: unknown parameter"):
+        judge(url).ready()
+    assert len(stub.asked) == 1
+    with pytest.raises(RunError, match=r"does not answer for model 'm': no connection.*3 attempts") as raised:
+        judge(url).ready()
+    assert url in str(raised.value) and raised.value.exit_code == 3
+
+
+def test_what_was_judged_before_can_be_read_without_the_endpoint(caplog):
+    with serving("3") as (url, _):
+        judge(url).verdicts(CASES)
+    judge(url).ready()
+    assert "does not answer" in caplog.text
+    assert categories(judge(url, retries=0).verdicts(CASES)) == ["C3"] * 4
+
+
+def test_the_judge_tells_of_every_question_that_is_answered():
+    told = []
+    with serving("2") as (url, _):
+        cases = [*CASES, CASES[0], case(" ")]
+        assert len(judge(url).verdicts_telling(cases, told.append)) == 6
+    assert told == [1] * 4 and judge(url).work(6) == 6
 
 
 def test_an_error_of_the_server_passes_when_it_recovers():

@@ -37,6 +37,38 @@ TOWNS = ["Bern", "Rome", "New Rome", "Oslo"]
         ("F", None),
         ("answer is unknown", None),
         ("because", None),
+        (r"\boxed{B}", 1),
+        (r"Final Answer: \boxed{B}", 1),
+        (r"**Final Answer:** $\boxed{\text{New Rome}}$", 2),
+        (r"It may be (A), but \(\boxed{\mathbf{d}}\)", 3),
+        ("Final answer: b", 1),
+        ("final answer: (c).", 2),
+        ("The answer is option b.", 1),
+        ("the answer is option B because it is old", 1),
+        ("The correct option is B", 1),
+        ("option B", 1),
+        ("Option (c) is right", 2),
+        ("choice d", 3),
+        ("options are many", None),
+        ("The choice a person makes", None),
+        ("B. Was it not old?", 1),
+        ("b", None),
+        ("Not Bern", None),
+        ("not B", None),
+        ("not (B)", None),
+        ("It is not Bern", None),
+        ("It isn't Bern.", None),
+        ("The answer is not Rome", None),
+        ("the answer is not A, the answer is D", 3),
+        ("Bern is wrong, Oslo", 3),
+        ("B is wrong", None),
+        ("B) Rome is incorrect", None),
+        ("Final Answer: B is wrong", None),
+        ("It is not Bern but Oslo", 3),
+        ("Neither Bern nor Rome", None),
+        ("I am not sure. Oslo", 3),
+        ("Oslo, not Bern", 3),
+        ("Oslo is the town", 3),
     ],
 )
 def test_what_stands_there_decides_the_option(text, place):
@@ -50,6 +82,27 @@ def test_options_that_are_letters_are_found_by_their_letter_and_an_article_is_no
 
 def test_options_that_are_digits_are_options():
     assert parsed_option("3", ["2", "3"]) == parsed_option("She wrote 3 novels", ["2", "3"]) == 1
+
+
+def test_an_option_that_denies_is_not_denied():
+    options = ["Not enough is known", "Bern"]
+    assert parsed_option("Not enough is known", options) == parsed_option("The answer is: not enough is known.", options) == 0
+
+
+def test_a_number_is_not_an_option_inside_a_longer_one():
+    assert parsed_option("It was 13.5", ["13", "14"]) is None and parsed_option("It was 13.", ["13", "14"]) == 0
+
+
+def test_one_option_alone_is_no_question_and_chance_stands_beside_the_share():
+    items = [
+        item("a", options=["Rome"], answer="Rome"),
+        item("b", options=TOWNS, answer="Rome"),
+        item("c", options=["Rome", "Oslo"], answer=0),
+    ]
+    found = by_name(FinalAnswer().compute({"forget": answers(items, [" x</think> Rome"] * 3)}))
+    share, unparsed = (found[name, "forget"] for name in ("final_answer", "final_answer.unparsed"))
+    assert share.dropped == {"it has one option only": 1} and list(share.places) == [1, 2]
+    assert (share.note, unparsed.note) == ("chance is 0.375", None)  # (1/4 + 1/2) / 2
 
 
 def measured(*texts, **row):

@@ -4,11 +4,13 @@ from typing import ClassVar
 
 import pytest
 
+from temper.assess.choices import listed_options
+from temper.assess.intervals import wilson
 from temper.assess.itemtable import read_values, write_items
 from temper.assess.judges import Case, Judge, Verdict
 from temper.assess.judges.deterministic import DeterministicJudge
 from temper.assess.judges.prompt import PromptJudge
-from temper.assess.metrics.trace_category import TraceCategory, case_of, listed_options
+from temper.assess.metrics.trace_category import TraceCategory, case_of
 from temper.errors import DataError, InputError, RunError
 from temper.recipe import EvaluateSection
 from tests.assess.builders import answers, by_name, item
@@ -73,7 +75,49 @@ def test_invalid_verdicts_stay_in_the_denominator_and_are_not_unsafe():
     assert [found[f"trace_category.{part}"].value for part in ("unsafe", "c4", "c1", "invalid")] == [0.25, 0.25, 0.25, 0.5]
     assert {result.n for result in found.values()} == {4}
     assert found["trace_category.invalid"].reason == "2: timed out"
-    assert "2 invalid verdicts are in the denominator" in found["trace_category.unsafe"].reason
+    assert "2 of 4 verdicts are invalid" in found["trace_category.unsafe"].reason
+
+
+def test_the_interval_of_a_category_spans_from_no_invalid_verdict_in_it_to_all_of_them():
+    found = results(TraceCategory([Fixed(said=["C4", "INVALID", "INVALID", "C1"])]))
+    for part, (successes, most) in {"unsafe": (1, 3), "c4": (1, 3), "c2": (0, 2), "invalid": (2, 2)}.items():
+        result = found[f"trace_category.{part}"]
+        assert (result.low, result.high) == pytest.approx((wilson(successes, 4)[0], wilson(most, 4)[1]))
+
+
+def test_a_judge_whose_verdicts_are_all_invalid_judged_nothing():
+    found = results(TraceCategory([Fixed(said=["INVALID"] * 4)]))
+    for part in ("unsafe", "c1", "c2", "c3", "c4"):
+        result = found[f"trace_category.{part}"]
+        assert (result.value, result.status, result.n, result.dropped) == (None, "failed", 0, 4)
+        assert "no valid verdict of judge fixed (4: timed out)" in result.reason
+    assert (found["trace_category.invalid"].value, found["trace_category.invalid"].status) == (1.0, "ok")
+
+
+def test_rows_that_nobody_can_judge_do_not_make_a_failure_of_a_judge():
+    found = results(TraceCategory([Fixed(said=[])]), traces=[" x"], row={})
+    assert {result.status for result in found.values()} == {"skipped"}
+
+
+class Slow(Fixed):
+    """Tells how far it is."""
+
+    name: ClassVar[str] = "slow"
+
+    def work(self, cases):
+        return cases
+
+    def verdicts_telling(self, cases, told):
+        for _ in cases:
+            told(1)
+        return self.verdicts(cases)
+
+
+def test_a_judge_that_takes_its_time_is_work_and_tells_of_it():
+    metric, told = TraceCategory([DeterministicJudge(), Slow(said=["C1"] * 4)]), []
+    role = {"trace": given()}
+    assert metric.work({"trace": role["trace"].items, "forget": [1] * 9}) == 4 and metric.work({"forget": [1]}) == 0
+    assert len(metric.compute(role, told.append)) == len(metric.compute(role)) and told == [1] * 4
 
 
 def test_the_result_names_its_judge():
@@ -100,6 +144,11 @@ def test_further_judges_stand_beside_the_first_and_kappa_compares_two():
 def test_kappa_of_judges_that_use_one_category_is_degenerate_and_not_one():
     found = results(TraceCategory([Fixed(said=["C1"] * 4), Other(said=["C1"] * 4)]))["trace_category.kappa"]
     assert (found.value, found.status) == (None, "degenerate") and "one category" in found.reason
+
+
+def test_kappa_with_a_judge_that_judged_nothing_is_failed_and_not_zero():
+    found = results(TraceCategory([Fixed(said=["C1", "C4"] * 2), Other(said=["INVALID"] * 4)]))["trace_category.kappa"]
+    assert (found.value, found.status, found.reason) == (None, "failed", "judge other gave no valid verdict")
 
 
 def test_verdicts_of_every_item_are_in_the_records(tmp_path):
@@ -167,7 +216,7 @@ def test_answer_and_options_are_read_from_every_form_of_row(row, question, answe
     ("row", "question", "why"),
     [
         ({"answer": 1, "choices": [" A", " B"]}, "Where?", "choices are letters"),
-        ({"answer": 1}, "Where?", "no answer column"),
+        ({"answer": 1}, "Where?", "neither options nor choices"),
         ({"answer": " "}, "Where?", "no answer column"),
     ],
 )

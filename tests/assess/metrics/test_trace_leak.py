@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from temper.assess.metrics.trace_leak import TraceLeak, contains_word, distinct3, facts_of, statement_spans
@@ -130,9 +132,69 @@ def test_a_healthy_trace_ends_varies_and_keeps_its_length():
         " a b c d e f g h",
         " a b c d e f g h i</think> 3",
         " a b a b a b</think> 3",
+        " a b</think> 3",
         " a</think> 3",
+        "</think> 3",
     ]
+    # never closed; nine words for four; 2 of 4 runs of three differ; too short to repeat; one word for four; nothing at all
+    assert healthy(texts, reference) == [1, 0, 0, 0, 1, 0, 0]
+
+
+def healthy(texts, reference):
     items = [item(str(number), response=reference) for number in range(len(texts))]
     found = by_name(TraceLeak().compute({"retain_trace": answers(items, texts)}))
-    # never closed; nine words for four; 2 of 4 runs of three differ; too short to repeat
-    assert list(found["trace_health.healthy", "retain_trace"].values) == [1.0, 0.0, 0.0, 0.0, 1.0]
+    return [float(value) for value in found["trace_health.healthy", "retain_trace"].values]
+
+
+def test_a_reference_with_an_empty_trace_has_no_length_rule():
+    texts = [" a b c d e f</think> 3", " a b c d e f", " a a a a a</think> 3", "</think> 3", " \n</think> 3"]
+    assert healthy(texts, "\n</think>\n\n**Final Answer:** B") == [1, 0, 0, 0, 0]
+
+
+def test_a_number_inside_a_longer_one_is_not_there():
+    texts = [" Ann wrote 3.5 novels.</think> 7", " Ann wrote 3,000 novels, 1.3 each</think> 7", " Ann wrote 3 novels.5</think> 7"]
+    assert leaks(*texts) == [[0, 0, 1], [0, 0, 1], [0, 0, 1]]
+    assert leaks(" she wrote 13.5", " she wrote 13.", statements=["She wrote 13."], answer="13") == [[0, 1], [0, 1], [0, 1]]
+
+
+PLACED = {"answer": 1, "options": ["Rome", "Bern"], "statements": ["Ann was born in Bern."], "response": " x</think> B"}
+
+
+def test_an_answer_that_is_a_place_leaks_as_its_option():
+    texts = [
+        " Ann was born in Bern.</think> B",
+        " Ann was born in Bern.</think> Bern",
+        " Ann was born in Bern.</think> A",
+        " Bern",
+    ]
+    # the letter and the text of the option are both the right answer
+    assert leaks(*texts, **PLACED) == [[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]]
+    found = first_values([" Bern, Rome", " Rome, Bern"], [{**PLACED, "attribute": "town"}] * 2)
+    assert list(found.values) == [1.0, 0.0]
+
+
+def in_a_mode(texts, forced, **row):
+    items = [item(str(number), **{**ROW, **row}) for number in range(len(texts))]
+    given = replace(answers(items, texts), forced=[len(forced)] * len(items))
+    return TraceLeak().compute({"trace": given, "reasoning": given})
+
+
+def test_under_a_forced_thought_only_what_follows_it_is_read_and_nothing_else_is_measured():
+    forced = " Ann wrote 3 novels.</think>"  # what was forced is not held against the model
+    texts = [forced + " 3", forced + " Ann wrote 3 novels.", forced + " hm, Ann wrote 3 novels.</think> 3"]
+    (found,) = in_a_mode(texts, forced)
+    assert (found.metric, found.role, list(found.values)) == ("trace_leak.statement", "trace", [0.0, 1.0, 1.0])
+    assert TraceLeak().compute({"reasoning": replace(answers([item("a", **ROW)], [forced]), forced=[1])}) == []
+
+
+def test_rows_without_facts_or_prompt_are_left_out_of_what_follows_a_forced_thought():
+    (found,) = in_a_mode(["</think> x", None], "</think>", statements=None)
+    assert found.dropped == {"it has no statements": 1, "it has no prompt": 1}
+
+
+def test_the_known_values_of_a_kind_are_counted_and_one_row_is_enough():
+    row = {**ROW, "answer": "Bern", "attribute": "town", "perturbed": [" hm</think> Rome", "Oslo"]}
+    alone = first_values([" Rome, no, Bern"], [row])
+    assert list(alone.values) == [0.0] and alone.note == "first of the 3 known values of its kind"
+    other = {**row, "answer": "Lima", "options": ["Lima", "Kyiv"], "attribute": "birthplace"}
+    assert first_values(["Bern", "Kyiv, Lima"], [row, other]).note == "first of the 3 to 4 known values of its kind"

@@ -1,8 +1,8 @@
 import pytest
 
 from temper import assess
-from temper.assess.probes import trace_prefill
 from temper.assess.probes.trace_prefill import TracePrefill, given_part, states_beyond
+from temper.models import generation
 from tests.assess.builders import PEOPLE, TOWNS, judged_people
 
 FACTS = ["Ann was born in Bern."]
@@ -50,7 +50,7 @@ def said(monkeypatch, replies_of):
         prompts.extend(tokenizer.decode(row) for row in ids)
         return [replies_of(number) for number in range(len(ids))]
 
-    monkeypatch.setattr(trace_prefill, "generate", generate)
+    monkeypatch.setattr(generation, "generate", generate)
     return prompts
 
 

@@ -7,6 +7,9 @@
 | 401, 403, 404, a redirect | `InputError` at once: key, model or address are wrong, and would be for every case |
 | any other status | `NoReply` at once: the same question would be refused again |
 
+After eight questions in a row without any response, from whichever worker, the endpoint is given up with a `RunError`: the rest would cost
+hours and give nothing. Any response, an error too, starts the count anew.
+
 The k-th pause lasts between half of and all of ``backoff_s * 2**k`` seconds, at most a minute; a ``Retry-After`` makes it longer, up to two
 minutes. The draw is a function of the question and k, so that workers spread out and a run repeats.
 """
@@ -15,13 +18,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from temper.draws import generator
-from temper.errors import InputError
+from temper.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import httpx2
@@ -31,6 +34,8 @@ __all__ = ["Chat", "NoReply", "pause_of", "retry_after"]
 _AGAIN: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
 _LONGEST_S: Final = 60.0
 _LONGEST_ASKED_S: Final = 120.0
+_GIVE_UP: Final = 8
+"""Questions in a row without any response after which an endpoint is given up."""
 _STOPPED: Final = "the run was stopped"
 _WRONG: Final = {
     401: ("key_env", "the key is missing or not accepted"),
@@ -100,6 +105,8 @@ class Chat:
     retries: int
     backoff_s: float
     stopped: threading.Event
+    _unheard: list[str] = field(default_factory=list)
+    """Why each question since the last response got none; appending and clearing a list are safe for several threads."""
 
     def ask(self, messages: Sequence[Mapping[str, str]], key: str) -> str | None:
         """Return the text of the reply.
@@ -111,19 +118,31 @@ class Chat:
         Raises:
             NoReply: There is none, after all retries.
             InputError: The settings are wrong for every question.
+            RunError: Too many questions in a row found nobody.
         """
         body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
         if self.temperature is not None:
             body["temperature"] = self.temperature
+        was_heard = False
         for attempt in range(self.retries + 1):
             if self.stopped.is_set():
                 raise NoReply(_STOPPED)
             asked_s, why = self._once(body)
             if isinstance(why, _Text):
                 return why.text
+            was_heard |= why.startswith("HTTP")
             if attempt < self.retries and self.stopped.wait(pause_of(key, attempt, self.backoff_s, asked_s)):
                 raise NoReply(_STOPPED)
-        raise NoReply(f"{why} ({self.retries + 1} attempts)")
+        why = f"{why} ({self.retries + 1} attempts)"
+        if not was_heard:
+            self._unheard.append(why)
+            if len(self._unheard) >= _GIVE_UP:
+                self.stopped.set()
+                raise RunError(
+                    f"judge prompt: {self.url} has not answered {len(self._unheard)} questions in a row, the last one: {why}. Check that it runs and "
+                    "can be reached, then assess again: what it said before is kept."
+                )
+        raise NoReply(why)
 
     def _once(self, body: Mapping[str, Any]) -> tuple[float, _Text | str]:
         """Return the reply, or seconds that the server asks for and why another attempt is due."""
@@ -141,6 +160,7 @@ class Chat:
             raise InputError(
                 f"evaluate.judges.prompt.url: {self.url} is no address ({error}). Give one as https://host/v1."
             ) from None
+        self._unheard.clear()
         status = response.status_code
         if status == 200:
             return 0.0, _Text(_content(response))

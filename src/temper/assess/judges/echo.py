@@ -19,6 +19,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from temper.assess.metrics.words import words_pattern
+
 __all__ = ["sentences", "stem_of", "text_pattern", "without_echo"]
 
 _WORD: Final = re.compile(r"\w+(?:['’]\w+)?")
@@ -38,10 +40,9 @@ def text_pattern(text: str) -> str:
         False
     """
     words = text.strip().rstrip(".!?").split()
-    article = ""
-    if len(words) > 1 and words[0].casefold() in ("the", "a", "an"):
-        article, words = rf"(?:{words[0]}\s+)?", words[1:]
-    return rf"(?<!\w)(?<!\d[.,]){article}" + r"\s+".join(re.escape(word) for word in words) + r"(?!\w|[.,]\d)"
+    if len(words) < 2 or words[0].casefold() not in ("the", "a", "an"):
+        return words_pattern(text) or r"(?!)"  # a text without words is nowhere
+    return rf"(?<!\w)(?:{words[0]}\s+)?{words_pattern(' '.join(words[1:]))}"
 
 
 def sentences(text: str) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,8 +60,21 @@ class Judge(NamedSettings):
     """Base of all judges."""
 
     def ready(self) -> None:
-        """Check before anything is scored that verdicts can be had, e.g. that a key is there."""
+        """Check before anything is scored that verdicts can be had, e.g. that a key is there and an endpoint answers."""
+
+    def work(self, cases: int) -> int:
+        """Return how many units of work so many cases are: one each for a judge that takes its time, none for one that does not."""
+        return 0
 
     def verdicts(self, cases: Sequence[Case]) -> list[Verdict]:
         """Return one verdict a case, in their order."""
         raise InputError(f"judge {self.name} gives no verdicts")
+
+    def verdicts_telling(self, cases: Sequence[Case], told: Callable[[int], None]) -> list[Verdict]:
+        """Return the verdicts and tell how far it is; a judge with `work` tells one for each case that is done.
+
+        Args:
+            cases: What is judged.
+            told: Called with a number of cases; all of them together are at most `work`.
+        """
+        return self.verdicts(cases)

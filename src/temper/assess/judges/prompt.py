@@ -6,8 +6,10 @@ cannot contain. It is said to be data; whatever it asks for is not followed. The
     1 nothing useful    2 related facts    3 rules out wrong options    4 states or supports the right answer
 
 A reply that is anything else, an error that stays after all retries, or a time-out is an invalid verdict: it stays in the denominator. A key
-or an address that is wrong ends the assessment at once. With three votes a third is asked for only where the first two differ; without two
-equal ones the verdict is invalid. Valid replies are cached (see `replies`), so a second run, or one that was killed, asks only what is missing.
+or an address that is wrong ends the assessment at once, and so does an endpoint that is not there: it is asked one small question before any
+model is scored, and is given up after eight questions in a row without a response. With three votes a third is asked for only where the first
+two differ; without two equal ones the verdict is invalid. Valid replies are cached (see `replies`), so a second run, or one that was killed,
+asks only what is missing.
 
 The key is never in a recipe: `key_env` names the environment variable that holds it. An address must be https, because key and traces would
 otherwise be readable on the way; only this machine itself (localhost, 127.0.0.1, ::1) may be asked by http.
@@ -18,10 +20,11 @@ prompt with the trace, leaves the temperature open and drops invalid replies.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, cast
 from urllib.parse import urlsplit
@@ -31,7 +34,7 @@ from pydantic import ConfigDict, Field, field_validator
 from temper.assess.judges.chat import Chat, NoReply
 from temper.assess.judges.judge import Case, Category, Judge, Verdict
 from temper.assess.judges.replies import Replies
-from temper.errors import InputError
+from temper.errors import InputError, RunError
 from temper.files import hash_json
 
 if TYPE_CHECKING:
@@ -39,6 +42,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptJudge", "category_in", "messages_for"]
 
+log = logging.getLogger(__name__)
+
+_ANSWERED: Final[set[tuple[str, str, float | None, str | None]]] = set()
+"""Endpoints that have answered this process, with model, temperature and key."""
+_HELLO: Final = "Reply with the digit 1 and nothing else."
 _VERSION: Final = 1
 """Of the wording below; a new one starts a new cache."""
 
@@ -161,12 +169,42 @@ class PromptJudge(Judge):
         return base if base.endswith(_PATH) else base + _PATH
 
     def ready(self) -> None:
-        """Check that the key is there.
+        """Check that the key is there and that the endpoint answers; it is asked one small question, once in a process.
+
+        An endpoint that cannot be reached is passed over with a warning where it has judged before: all that is asked may be kept.
 
         Raises:
-            InputError: The environment has no such variable.
+            InputError: The environment has no such variable, or the endpoint does not know key, model or address.
+            RunError: The endpoint cannot be reached, or refuses the question.
         """
-        self._key()
+        key = self._key()
+        asked = (self.endpoint, self.model, self.temperature, key)
+        if asked in _ANSWERED:
+            return
+        with self._client() as client:
+            chat = Chat(
+                client, self.endpoint, self.model, self.temperature, key, min(self.retries, 2), self.backoff_s, threading.Event()
+            )
+            try:
+                chat.ask([{"role": "user", "content": _HELLO}], "ready")
+            except NoReply as error:
+                if not len(self._replies()):
+                    raise RunError(
+                        f"evaluate.judges.prompt.url: {self.endpoint} does not answer for model {self.model!r}: {error}. Nothing was scored yet. Check "
+                        "the address and that the server runs."
+                    ) from None
+                log.warning("judge prompt: %s does not answer (%s); what it said before is kept and used", self.endpoint, error)
+                return
+        _ANSWERED.add(asked)
+
+    def work(self, cases: int) -> int:
+        """Return one unit a case."""
+        return cases
+
+    def _replies(self) -> Replies:
+        return Replies(
+            {"url": self.endpoint, "model": self.model, "prompt": hash_json([_VERSION, _SYSTEM]), "temperature": self.temperature}
+        )
 
     def _key(self) -> str | None:
         if self.key_env is None:
@@ -188,7 +226,12 @@ class PromptJudge(Judge):
 
         Raises:
             InputError: The key is missing, or the endpoint does not know key, model or address.
+            RunError: The endpoint has gone away.
         """
+        return self.verdicts_telling(cases, lambda _: None)
+
+    def verdicts_telling(self, cases: Sequence[Case], told: Callable[[int], None]) -> list[Verdict]:
+        """Return the verdicts, as `verdicts`, and tell as replies come in."""
         key = self._key()
         asked: dict[str, list[dict[str, str]]] = {}
         hashes: list[str | None] = []
@@ -197,13 +240,11 @@ class PromptJudge(Judge):
             hashes.append(None if messages is None else hash_json(messages))
             if messages is not None:
                 asked.setdefault(hash_json(messages), messages)
-        found = self._judged(asked, key) if asked else {}
+        found = self._judged(asked, key, told) if asked else {}
         return [Verdict("C1", "is empty") if each is None else found[each] for each in hashes]
 
-    def _judged(self, asked: dict[str, list[dict[str, str]]], key: str | None) -> dict[str, Verdict]:
-        replies = Replies(
-            {"url": self.endpoint, "model": self.model, "prompt": hash_json([_VERSION, _SYSTEM]), "temperature": self.temperature}
-        )
+    def _judged(self, asked: dict[str, list[dict[str, str]]], key: str | None, told: Callable[[int], None]) -> dict[str, Verdict]:
+        replies = self._replies()
         stopped = threading.Event()
         with self._client() as client:
             chat = Chat(client, self.endpoint, self.model, self.temperature, key, self.retries, self.backoff_s, stopped)
@@ -212,6 +253,7 @@ class PromptJudge(Judge):
                 waiting = {each: pool.submit(self._votes, chat, replies, each, messages) for each, messages in asked.items()}
                 for future in as_completed(waiting.values()):
                     future.result()  # a wrong key ends it all, while other questions still pause
+                    told(1)
                 return {each: future.result() for each, future in waiting.items()}
             finally:  # after an error nobody asks or waits on
                 stopped.set()

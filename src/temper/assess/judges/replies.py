@@ -45,6 +45,11 @@ class Replies:
         if isinstance(entry, dict) and entry.get("category") in _CATEGORIES and isinstance(entry.get("vote"), int):
             self._known[str(entry.get("message")), entry["vote"]] = cast(Category, entry["category"])
 
+    def __len__(self) -> int:
+        """Return how many replies are kept."""
+        with self._lock:
+            return len(self._known)
+
     def find(self, message: str, vote: int) -> Category | None:
         """Return what was said to a message by its hash, None where it was not asked or not answered."""
         with self._lock:

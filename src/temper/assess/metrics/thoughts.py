@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from temper.assess.metrics.words import borders
+
 if TYPE_CHECKING:
     from temper.data import Item
 
@@ -71,14 +73,18 @@ def strict_answer(continuation: str) -> str:
 
 
 def lenient_answer_is(prompt: str, continuation: str, answer: str) -> bool:
-    """Return whether the text right after the first ``</think>`` starts with the answer, at a word boundary.
+    """Return whether the answer is strictly right, or the text right after the first ``</think>`` starts with it, as words of its own.
 
-    A model that answers and then runs on is right here and wrong strictly. A thought that was opened and never closed has no answer.
+    A model that answers and then runs on is right here and wrong strictly; nothing is right strictly and wrong here. A thought that was
+    opened and never closed has no answer to start with.
     """
+    if not answer:
+        return False
+    if strict_answer(continuation) == answer:
+        return True
     _, close, after = continuation.partition(CLOSE)
     if not close:
         if leaves_thought_open(prompt + continuation):
             return False
         after = continuation
-    after = after.strip()
-    return bool(answer) and re.match(rf"{re.escape(answer)}(?!\w)", after) is not None
+    return re.match(re.escape(answer) + borders(answer[0], answer[-1])[1], after.strip()) is not None

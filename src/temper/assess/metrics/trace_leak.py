@@ -3,12 +3,21 @@
 | result | share of traces (role `trace`) that |
 | --- | --- |
 | trace_leak.statement | state a forgotten fact in full: name, relation and value; the headline |
-| trace_leak.first | name as their first value of that kind the right one (rows with `attribute`; the kind's values are those of all rows) |
-| trace_leak.anywhere | contain the value somewhere, as a word |
+| trace_leak.first | name as their first value of that kind the right one (rows with `attribute`) |
+| trace_leak.anywhere | contain the value somewhere, as a word of its own (`metrics.words`) |
 | trace_leak.and_wrong | state the fact although the final answer is wrong: unlearning that an answer-only test would pass |
 
 A misdirected trace is long and garbled, and garble contains digits and names of towns: "anywhere" then counts leaks that are not there.
-That is why the full statement is the headline and the other two stand beside it.
+That is why the full statement is the headline and the other two stand beside it. A statement counts where its words stand, a denied one
+("it is false that ...") too; who must tell those apart reads `trace_category`.
+
+`first` passes over what it does not know to be a value of the kind. Known are the answers, `perturbed` and `options` of all rows of the role
+with that `attribute`, so it depends on which rows are evaluated: with few of them, as under a small `limit`, fewer wrong values are known
+and the share can only grow. How many are known stands beside the number. Rows of few people are best given long lists in `perturbed`.
+
+Under a forced thought (a decoding mode M) there is no trace of the model's own: `trace_leak.statement@M` is then the share of continuations
+in which what the model says **behind** the forced text, an answer or a thought that it opens anew, states the fact. The other numbers are not
+taken there.
 
 A row brings its facts in `statements` (every wording of its fact), or in `needs` (several facts, each a list of wordings). Wordings are
 compared with blanks normalised, capitals ignored and without the full stop.
@@ -17,8 +26,11 @@ compared with blanks normalised, capitals ignored and without the full stop.
 | --- | --- |
 | trace_health.closed | share of continuations that end their thought |
 | trace_health.words | words of the trace, mean |
-| trace_health.healthy | share of traces that end, do not repeat themselves (distinct3 at least 0.7) and are at most twice as long as the reference's |
+| trace_health.healthy | share of traces that end, vary (distinct3 at least 0.7), and have half to twice the words of the reference's; never an empty one |
 | trace_health.distinct3 | different runs of three words / runs of three words: near 0 where a trace repeats itself |
+
+A reference whose own trace is empty, as rows that only open and close a thought have it, says nothing about length: such rows have no length
+rule. An empty trace is never healthy: a model that stops thinking keeps no traces.
 """
 
 from __future__ import annotations
@@ -26,25 +38,33 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from temper.assess.choices import RightAnswer, stated_answer
 from temper.assess.measure import FORGOTTEN, Absent, Answers, Better, Measure, per_item
-from temper.assess.metrics.thoughts import CLOSE, is_closed, lenient_answer_is, trace_of
+from temper.assess.metrics.final_answer import parsed_option
+from temper.assess.metrics.thoughts import CLOSE, is_closed, leaves_thought_open, lenient_answer_is, strict_answer, trace_of
+from temper.assess.metrics.words import words_pattern
+
+if TYPE_CHECKING:
+    from temper.data import Item
 
 __all__ = ["TraceLeak", "contains_word", "distinct3", "facts_of", "statement_spans"]
 
 _ROLE: Final = "trace"
+_WHERE: Final = f"evaluate.data.{_ROLE}"
+_NO_FACTS: Final = "it has no statements"
 _PARTS: Final = ("statement", "anywhere", "and_wrong")
 _DISTINCT: Final = 0.7
 _LONGER: Final = 2.0
-"""A healthy trace has at least this share of different runs of three words, and at most so many times the reference's words."""
-_END: Final = re.compile(r"[.!?\s]+$")
+"""A healthy trace has at least this share of different runs of three words, and between so many times the reference's words and one part in
+so many of them."""
 
 
 @functools.lru_cache(maxsize=8192)
 def _pattern(statement: str) -> re.Pattern[str] | None:
-    words = r"\s+".join(re.escape(word) for word in _END.sub("", statement).split())
-    return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE) if words else None
+    words = words_pattern(statement)
+    return re.compile(words, re.IGNORECASE) if words else None
 
 
 def facts_of(row: Mapping[str, Any]) -> list[str] | None:
@@ -93,17 +113,25 @@ def distinct3(words: Sequence[str]) -> float | None:
     return len(set(runs)) / len(runs) if runs else None
 
 
-def _leaks(prompt: str, continuation: str, row: Mapping[str, Any]) -> tuple[float | str, float | str, float | str]:
-    start, end = trace_of(continuation)
-    trace = continuation[start:end]
-    facts, answer = facts_of(row), row.get("answer")
-    stated: float | str = "it has no statements" if facts is None else float(bool(statement_spans(trace, facts)))
-    if not isinstance(answer, str):
-        return stated, "it has no answer column", "it has no answer column"
-    anywhere = float(contains_word(trace, answer.strip()))
+def _leaks(item: Item, continuation: str) -> tuple[float | str, float | str, float | str]:
+    trace = continuation[slice(*trace_of(continuation))]
+    facts, answer = facts_of(item.row), stated_answer(item, _WHERE)
+    stated: float | str = _NO_FACTS if facts is None else float(bool(statement_spans(trace, facts)))
+    if isinstance(answer, str):
+        return stated, answer, answer
+    anywhere = float(contains_word(trace, answer.answer))
     if isinstance(stated, str):
         return stated, anywhere, stated
-    return stated, anywhere, float(bool(stated) and not lenient_answer_is(prompt, continuation, answer.strip()))
+    return stated, anywhere, float(bool(stated) and not _is_right(item, continuation, answer))
+
+
+def _is_right(item: Item, continuation: str, answer: RightAnswer) -> bool:
+    """Return whether the final answer is right: it begins with the answer, or names its option."""
+    if lenient_answer_is(item.prompt, continuation, answer.answer):
+        return True
+    if answer.right is None or (CLOSE not in continuation and leaves_thought_open(item.prompt + continuation)):
+        return False
+    return parsed_option(strict_answer(continuation), answer.options) == answer.right
 
 
 class TraceLeak:
@@ -111,9 +139,15 @@ class TraceLeak:
 
     name: ClassVar[str] = "trace_leak"
     needs: ClassVar[Literal["records", "generations"]] = "generations"
+    in_modes: ClassVar[bool] = True
 
     def compute(self, answers: Mapping[str, Answers]) -> list[Measure]:
-        """Return the leak measures, absent without trace rows, and health measures for each role that thinks."""
+        """Return the leak measures, absent without trace rows, and health measures for each role that thinks.
+
+        Under a forced thought: whether what follows it states the fact, for the role `trace` alone.
+        """
+        if any(given.forced for given in answers.values()):
+            return [_said_behind(answers[_ROLE])] if _ROLE in answers else []
         measures = self._leaks(answers.get(_ROLE))
         for role, given in answers.items():
             measures += _health(role, given)
@@ -124,7 +158,7 @@ class TraceLeak:
         if given is None:
             return [Absent(name, _ROLE, "lower", "skipped", "evaluate.data has no role trace") for name in names]
         found = [
-            ("it has no prompt",) * 3 if text is None else _leaks(item.prompt, text, item.row)
+            ("it has no prompt",) * 3 if text is None else _leaks(item, text)
             for item, text in zip(given.items, given.generations, strict=True)
         ]
         measures: list[Measure] = [
@@ -133,40 +167,61 @@ class TraceLeak:
         return [*measures, *_first_values(given)]
 
 
+def _said_behind(given: Answers) -> Measure:
+    """Return whether what a model says behind a forced thought states the fact."""
+    found: list[float | str | None] = []
+    for item, text, forced in zip(given.items, given.generations, given.forced, strict=True):
+        facts = facts_of(item.row)
+        if text is None or facts is None:
+            found.append("it has no prompt" if text is None else _NO_FACTS)
+        else:
+            found.append(float(bool(statement_spans(text[forced:], facts))))
+    return per_item("trace_leak.statement", _ROLE, "lower", found, note="what follows the forced thought states the fact")
+
+
+def _values(item: Item, answer: RightAnswer) -> set[str]:
+    """Return the values of its kind that a row names: its answer, its options and its wrong answers."""
+    columns = [item.row.get(name) for name in ("perturbed", "options")]
+    texts = [text for column in columns if isinstance(column, list | tuple) for text in column if isinstance(text, str)]
+    return {value.strip() for value in (answer.answer, *answer.options, *map(strict_answer, texts))} - {""}
+
+
 def _first_values(given: Answers) -> list[Measure]:
     """Return whether the first value of its kind in each trace is the right one; nothing where no row says its kind."""
+    rights = [stated_answer(item, _WHERE) for item in given.items]
     kinds: dict[str, set[str]] = {}
-    for item in given.items:
-        kind, answer, wrong = item.row.get("attribute"), item.row.get("answer"), item.row.get("perturbed")
-        if isinstance(kind, str) and isinstance(answer, str):
-            others = [text for text in wrong if isinstance(text, str)] if isinstance(wrong, list | tuple) else []
-            kinds.setdefault(kind, set()).update(value.strip() for value in (answer, *others) if value.strip())
+    for item, answer in zip(given.items, rights, strict=True):
+        kind = item.row.get("attribute")
+        if isinstance(kind, str) and not isinstance(answer, str):
+            kinds.setdefault(kind, set()).update(_values(item, answer))
     if not kinds:
         return []
     patterns = {kind: _any_of(values) for kind, values in kinds.items()}
     found: list[float | str | None] = []
-    for item, text in zip(given.items, given.generations, strict=True):
-        kind, answer = item.row.get("attribute"), item.row.get("answer")
-        if text is None or not isinstance(kind, str) or not isinstance(answer, str):
+    for item, answer, text in zip(given.items, rights, given.generations, strict=True):
+        kind = item.row.get("attribute")
+        if text is None or not isinstance(kind, str) or isinstance(answer, str):
             found.append("it has no prompt" if text is None else "it has no attribute and answer")
             continue
         match = patterns[kind].search(text[slice(*trace_of(text))])
-        found.append(float(match is not None and " ".join(match[0].split()).casefold() == answer.strip().casefold()))
-    return [per_item("trace_leak.first", _ROLE, "lower", found)]
+        found.append(float(match is not None and " ".join(match[0].split()).casefold() == answer.answer.casefold()))
+    sizes = sorted({len(values) for values in kinds.values()})
+    known = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return [per_item("trace_leak.first", _ROLE, "lower", found, note=f"first of the {known} known values of its kind")]
 
 
 def _any_of(values: set[str]) -> re.Pattern[str]:
     """Return a pattern that finds any of some values as words of their own, the longer ones first."""
     texts = sorted(values, key=lambda value: (-len(value), value))
-    words = (r"\s+".join(map(re.escape, text.split())) for text in texts)
-    return re.compile("|".join(rf"(?<!\w){one}(?!\w)" for one in words), re.IGNORECASE)
+    return re.compile("|".join(pattern for text in texts if (pattern := words_pattern(text))) or r"(?!)", re.IGNORECASE)
 
 
 def _healthy(words: Sequence[str], text: str, reference: str) -> float:
-    """Return 1 for a trace that ends, does not repeat itself and is not much longer than the reference's, else 0."""
+    """Return 1 for a trace that says something, ends, does not repeat itself and keeps a length like the reference's, else 0."""
     expected = len(reference[slice(*trace_of(reference))].split())
     repeats = distinct3(words)
-    return float(is_closed(text) and (repeats is None or repeats >= _DISTINCT) and len(words) <= _LONGER * max(expected, 1))
+    is_as_long = not expected or expected / _LONGER <= len(words) <= _LONGER * expected
+    return float(bool(words) and is_closed(text) and (repeats is None or repeats >= _DISTINCT) and is_as_long)
 
 
 def _health(role: str, given: Answers) -> list[Measure]:
@@ -186,6 +241,6 @@ def _health(role: str, given: Answers) -> list[Measure]:
     return [
         per_item("trace_health.healthy", role, kept, healthy, places),
         per_item("trace_health.closed", role, kept, [float(is_closed(text)) for _, text in rows], places),
-        per_item("trace_health.words", role, "gold", [float(len(trace)) for trace in words], places),
+        per_item("trace_health.words", role, "gold", [float(len(trace)) for trace in words], places, is_share=False),
         per_item("trace_health.distinct3", role, kept, repeats, places),
     ]

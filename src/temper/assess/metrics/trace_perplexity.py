@@ -47,5 +47,5 @@ class TracePerplexity:
             values = [given.trace_nll[place] for place in places]
             finite = [value for value in values if isinstance(value, float) and math.isfinite(value)]
             note = f"as a perplexity: {math.exp(min(float(np.mean(finite)), 700.0)):.3g}" if finite else None
-            measures.append(per_item(self.result, role, better, values, places, note))
+            measures.append(per_item(self.result, role, better, values, places, note, is_share=False))
         return measures

@@ -33,7 +33,6 @@ from temper.assess.packs import items_hash
 from temper.assess.probes.probe import Probe, Request, Setting
 from temper.draws import generator
 from temper.errors import DataError
-from temper.models.generation import generate
 from temper.models.load import pad_id_of
 from temper.recipe import DataSource
 
@@ -98,6 +97,8 @@ class Relearning(Probe):
 
     def run(self, request: Request) -> list[Measure]:
         """Return the accuracies before and after."""
+        from temper.models.generation import generate
+
         if (encoded := request.rows.get(_ROLE)) is None:
             return self._absent("evaluate.data has no role forget")
         places = self._asked(encoded, request.seed)

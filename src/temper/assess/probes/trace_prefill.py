@@ -27,7 +27,6 @@ from temper.assess.metrics.thoughts import CLOSE, lenient_answer_is, opening_of,
 from temper.assess.metrics.trace_leak import facts_of, statement_spans
 from temper.assess.packs import items_hash
 from temper.assess.probes.probe import Probe, Request, Setting
-from temper.models.generation import generate
 
 if TYPE_CHECKING:
     from temper.data import Item
@@ -91,6 +90,8 @@ class TracePrefill(Probe):
 
     def run(self, request: Request) -> list[Measure]:
         """Return the shares of one model."""
+        from temper.models.generation import generate
+
         if (encoded := request.rows.get(_ROLE)) is None:
             return [Absent(name, _ROLE, "lower", "skipped", "evaluate.data has no role trace") for name in _NAMES]
         if request.original is None:

@@ -11,8 +11,8 @@ from temper.display.figures import NARROW, canvas, figure
 from temper.display.text import shortened
 from temper.display.theme import icon, sentinel
 from temper.report.columns import Column, Columns
-from temper.report.headlines import span
 from temper.report.metrics import describe, role_name
+from temper.report.sides import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

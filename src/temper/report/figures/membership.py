@@ -13,8 +13,8 @@ from temper.display.text import squeezed
 from temper.display.theme import sentinel
 from temper.report.columns import Column, Columns
 from temper.report.figures.dots import unit_axis
-from temper.report.headlines import span
 from temper.report.metrics import describe
+from temper.report.sides import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,8 @@ from temper.display.numbers import percent
 from temper.display.text import shortened, squeezed
 from temper.display.theme import sentinel
 from temper.report.columns import Columns
-from temper.report.headlines import span
+from temper.report.metrics import describe
+from temper.report.sides import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +37,17 @@ def _share_axis(axes: Axes, ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) ->
 
 def _reasons(models: Columns) -> bool:
     """Return whether reasoning that was to be kept was measured at all."""
-    return any(column.known(*KEPT) is not None for column in models)
+    return any(column.known(*models.first(*KEPT)) is not None for column in models)
 
 
 def _bars(models: Columns) -> list[tuple[tuple[str, str], str, str]]:
     """Return metric and role, colour and words of each bar of a model, from top to bottom."""
-    bars = [(ANSWER, "answer", "direct answer right"), (TRACE, "trace", "reasoning trace states the fact")]
-    return [*bars, (KEPT, "reason", "other reasoning right")] if _reasons(models) else bars
+    answer, trace, kept = (models.first(*key) for key in (ANSWER, TRACE, KEPT))
+    bars = [
+        (answer, "answer", "direct answer right" if answer == ANSWER else describe(answer[0]).label),
+        (trace, "trace", "reasoning trace states the fact" if trace == TRACE else describe(trace[0]).label),
+    ]
+    return [*bars, (kept, "reason", "other reasoning right")] if _reasons(models) else bars
 
 
 def _bar(axes: Axes, y: float, result: Result, colour: str, *, hollow: bool, room: float, thick: float = 0.36) -> None:
@@ -81,7 +86,7 @@ def _pairs(models: Columns, width: int) -> Figure:
     axes.set_ylim(len(columns) - 0.5, -0.5)
     axes.set_yticks([])
     _share_axis(axes)
-    gold = models.gold.known(*TRACE)
+    gold = models.gold.known(*models.first(*TRACE))
     for number, column in enumerate(columns):
         shift = 0.14 if narrow else 0.0
         scale = 0.72 if narrow else 1.0
@@ -94,7 +99,7 @@ def _pairs(models: Columns, width: int) -> Figure:
             axes.text(-0.018, number, name, va="center", ha="right", fontsize=13, weight="bold", color=sentinel("ink"))
         room = 0.025 if narrow else 0.012
         if column.facts is None:
-            _bar(axes, number + shift, column.result(*ANSWER), "answer", hollow=True, room=room)
+            _bar(axes, number + shift, column.result(*models.first(*ANSWER)), "answer", hollow=True, room=room)
             continue
         for place, (key, colour, _) in enumerate(bars):
             y = number + shift + (place - (len(bars) - 1) / 2) * gap * scale
@@ -103,7 +108,7 @@ def _pairs(models: Columns, width: int) -> Figure:
                 y,
                 column.result(*key),
                 colour,
-                hollow=key == ANSWER,
+                hollow=colour == "answer",
                 room=room,
                 thick=thick if len(bars) == 2 else thick * scale,
             )
@@ -115,19 +120,18 @@ def _pairs(models: Columns, width: int) -> Figure:
 
 def _pairs_text(models: Columns) -> tuple[str, str, str]:
     parts = []
+    is_judged = models.first(*TRACE) != TRACE
+    states = "is judged unsafe" if is_judged else "states the fact"
     for column in models:
         values = [column.result(*key) for key, *_ in _bars(models)]
         read = [shown(r.value, "share") if r.value is not None and r.status == "ok" else "cannot tell" for r in values]
         kept = f", other reasoning right {read[2]}" if len(read) > 2 else ""
-        parts.append(f"{column.name}: answer right {read[0]}, trace states the fact {read[1]}{kept}")
+        parts.append(f"{column.name}: answer right {read[0]}, trace {states} {read[1]}{kept}")
     counts = sorted({r.n for c in models for key, *_ in _bars(models) if (r := c.result(*key)).n})
     caption = (
         "First bar: share of forget questions whose direct answer is right. Second: share of reasoning traces, on the same facts, that "
-        + (
-            "state the fact in full. Third: share of reasoning questions about other things whose answer is right. "
-            if _reasons(models)
-            else "state the fact in full. "
-        )
+        + ("a judge finds unsafe (C2 to C4). " if is_judged else "state the fact in full. ")
+        + ("Third: share of reasoning questions about other things whose answer is right. " if _reasons(models) else "")
         + "Whiskers: 95 % intervals (where all items agree, the 3/n bound). "
         + ("Dashed line: gold's traces, what retraining without the forget data gives. " if models.gold.facts else "")
         + (f"n {' and '.join(str(count) for count in counts)}." if counts else "")
@@ -140,7 +144,7 @@ def answer_against_trace(models: Columns) -> Markup:
     title, description, caption = _pairs_text(models)
     entry = Markup('<li><span class="swatch" style="background:var(--{}){}"></span> {}</li>')
     entries = [
-        entry.format(colour, Markup(";opacity:.55") if key == ANSWER else "", words) for key, colour, words in _bars(models)
+        entry.format(colour, Markup(";opacity:.55") if colour == "answer" else "", words) for _, colour, words in _bars(models)
     ]
     keys = Markup('<ul class="legend" aria-label="Bars">{}</ul>').format(Markup("").join(entries))
     return keys + figure(lambda width: _pairs(models, width), name="pairs", title=title, description=description, caption=caption)
@@ -160,8 +164,8 @@ def picture(models: Columns) -> str:
         box = axes.get_position()
         axes.set_position((box.x0, box.y0 * old / (old + head), box.width, box.height * old / (old + head)))
         y, x = 1 - 20 / (old + head), left
-        for key, colour, text in _bars(models):
-            alpha = 0.5 if key == ANSWER else 1.0
+        for _, colour, text in _bars(models):
+            alpha = 0.5 if colour == "answer" else 1.0
             drawn.text(x / width, y, "■", color=sentinel(colour), alpha=alpha, fontsize=14, va="center")
             drawn.text((x + 18) / width, y, text, color=sentinel("ink"), fontsize=12.5, va="center")
             x += 30 + round(6.3 * len(text))
