@@ -281,9 +281,9 @@ def test_what_is_read_once_is_not_stored_without_being_asked(folder, computed):
 
 
 def test_a_store_that_would_be_too_large_is_not_made_without_being_asked(folder, computed, monkeypatch):
-    from temper.unlearn import training
+    from temper.unlearn import references
 
-    monkeypatch.setattr(training, "STORE_LIMIT", 1000)
+    monkeypatch.setattr(references, "STORE_LIMIT", 1000)
     unlearn.run(recipe_for(folder, method="klmin"), folder / "run")
     assert computed == []
 
