@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -333,8 +334,13 @@ def fits(value, schema, root):
     return True
 
 
+@functools.cache
+def the_schema():
+    return json_schema()  # the same in every call, and a third of a second
+
+
 def accepted(document):
-    schema = json_schema()
+    schema = the_schema()
     found = fits(document, schema, schema)
     if importlib.util.find_spec("jsonschema"):
         import jsonschema

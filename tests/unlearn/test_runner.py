@@ -114,7 +114,11 @@ def _start(folder, out, method):
 
 @pytest.mark.parametrize(
     ("stop", "code", "method"),
-    [(signal.SIGKILL, -signal.SIGKILL, "npo"), (signal.SIGINT, 130, "npo"), (signal.SIGKILL, -signal.SIGKILL, "r2mu")],
+    [
+        (signal.SIGKILL, -signal.SIGKILL, "npo"),
+        (signal.SIGINT, 130, "npo"),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, "r2mu", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_resumes_to_the_same_bits(folder, stop, code, method):
     command, environment = _start(folder, folder / "stopped", method)
