@@ -27,7 +27,10 @@ def recipe_for(way, seed, model, data):
         roles["trace"] = ["trace"]
     if way in REASONING:
         roles["reasoning"] = REASONING[way]
-    sources = {role: [{"path": str(data / f"{name}.jsonl"), "whole": "whole"} for name in names] for role, names in roles.items()}
+    sources = {
+        role: [{"path": str(data / f"{name}.jsonl"), "whole": "whole" if name == "trace" else None} for name in names]
+        for role, names in roles.items()
+    }
     method = {"layer": 3, "steering_coefficient": "auto:2", "retain_weight": 30.0, "mask": "nonpad", **WAYS[way]}
     return from_dict(
         {
