@@ -57,6 +57,7 @@ def test_a_second_tour_does_nothing_again_and_says_the_same(small):
     assert unchanged and first.evidences == again.evidences
 
 
+@pytest.mark.slow
 def test_the_example_script_runs_on_the_same_world(small, tmp_path, capsys):
     script = Path(__file__).parents[2] / "examples" / "forget_and_judge.py"
     runpy.run_path(str(script))["main"]("small", str(tmp_path / "run"))

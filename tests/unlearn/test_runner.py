@@ -116,7 +116,7 @@ def _start(folder, out, method):
     ("stop", "code", "method"),
     [
         (signal.SIGKILL, -signal.SIGKILL, "npo"),
-        (signal.SIGINT, 130, "npo"),
+        pytest.param(signal.SIGINT, 130, "npo", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, -signal.SIGKILL, "r2mu", marks=pytest.mark.slow),
     ],
 )
