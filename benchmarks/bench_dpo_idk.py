@@ -25,10 +25,11 @@ from torch.nn import functional as F
 
 from models import PAD, answer_rows, descend, forward_passes, full_model, padded, row_nll, save_model
 from temper.data import Item
-from temper.train.engine import ALTERNATIVE, Engine, count_units
+from temper.train.engine import Engine, count_units
 from temper.train.losses.dpo import DPO
 from temper.train.losses.nll import NLL
 from temper.train.optimizer import SelectedAdamW
+from temper.train.plan import ALTERNATIVE
 from temper.train.reference import reference_of
 
 LAYERS, WIDTH, VOCABULARY, ROWS, BETA = 8, 256, 32_000, 8, 0.1

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from temper.errors import ModelError
 from temper.models.selection import SelectLayers, SelectLora
-from temper.train.engine import Engine, count_units, plan_of
+from temper.train.engine import Engine, count_units
 from temper.train.losses.activation import Anchor, Steer
 from temper.train.losses.ceu import CrossEntropyUnlearning
 from temper.train.losses.dpo import DPO
@@ -18,6 +18,7 @@ from temper.train.losses.reflection import ReflectionPenalty
 from temper.train.losses.saturation import WGA, SatImp
 from temper.train.losses.simnpo import SimNPO
 from temper.train.losses.undial import Undial
+from temper.train.plan import plan_of
 from temper.train.reference import RoleReference
 from tests.train.batches import FORGET, RETAIN, rows
 

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from temper.draws import torch_generator
 from temper.models.selection import SelectLayers, SelectLora
 from temper.models.trunk import run_trunk
-from temper.train.engine import Engine, count_units, plan_of
+from temper.train.engine import Engine, count_units
 from temper.train.optimizer import SelectedAdamW
+from temper.train.plan import plan_of
 from temper.unlearn.context import sketched_context
 from temper.unlearn.r2mu import R2MU
 from temper.unlearn.rmu import RMU, control_direction

@@ -11,8 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from temper.models.cut import load_cut
 from temper.recipe import WorldSection
-from temper.train.engine import Engine, count_units, plan_of
+from temper.train.engine import Engine, count_units
 from temper.train.optimizer import SelectedAdamW
+from temper.train.plan import plan_of
 from temper.train.reference import RoleReference
 from temper.unlearn.r2mu import R2MU
 from tests.unlearn.test_r2mu import LAYER, NAMES, TRAINED, batch, selected, terms_of

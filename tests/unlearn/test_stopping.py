@@ -143,7 +143,7 @@ def test_a_run_is_not_gone_on_with_under_another_number_of_rows_a_step(folder, m
     recipe = recipe_for(folder, train={"steps": 6, "checkpoint_every": 2})
     with pytest.raises(Killed):
         unlearn.run(recipe, folder / "run", progress=kill_after(3))
-    monkeypatch.setattr("temper.train.trainer.rows_per_step", lambda train: 99)
+    monkeypatch.setattr("temper.train.training.rows_per_step", lambda train: 99)
     with pytest.raises(RunError, match="as many processes as it was begun with"):
         unlearn.run(recipe, folder / "run")
 

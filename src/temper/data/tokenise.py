@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from temper.data.origin import check_named, document_of, is_whole
 from temper.errors import DataError, nearest
 from temper.files import hash_json
 from temper.recipe import DataSource
@@ -237,44 +238,6 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((token for token in ids if token in specials), None)
 
 
-def _check_named(rows: Sequence[dict[str, Any]], source: DataSource, where: str) -> None:
-    """Refuse a column that is named and that no row has: a slip in its name would say nothing.
-
-    Raises:
-        DataError: Naming the field and the nearest column.
-    """
-    for field_name in ("document", "whole"):
-        name = getattr(source, field_name)
-        if name is not None and rows and not any(name in row for row in rows):
-            columns = sorted({column for row in rows for column in row} - {"id"})
-            raise DataError(
-                f"{where}: no row has the column {name!r}, which `{field_name}` names{nearest(name, columns)}. Columns: {', '.join(columns)}."
-            )
-
-
-def _is_whole(row: dict[str, Any], source: DataSource, where: str) -> bool:
-    """Return whether a row's response ends where it ends, as its column says; without one it does."""
-    value = None if source.whole is None else row.get(source.whole)
-    if value is None:
-        return True
-    said = {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
-    if not isinstance(said, bool):
-        raise DataError(f"{where} row {row['id']!r}: column {source.whole!r} holds {value!r:.40}, expected true or false")
-    return said
-
-
-def _document(row: dict[str, Any], source: DataSource, where: str) -> str:
-    """Return the name of the document a row was cut from; the row's own where no column names it."""
-    value = None if source.document is None else row.get(source.document)
-    if value is None or value == "":
-        return str(row["id"])
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise DataError(
-            f"{where} row {row['id']!r}: column {source.document!r} holds {value!r:.40}, expected the name or number of a document"
-        )
-    return str(value)
-
-
 def encode(
     rows: Sequence[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
@@ -297,7 +260,7 @@ def encode(
     Raises:
         DataError: A column is missing or holds no text, a row is too long (overflow error), or nothing is left to score.
     """
-    _check_named(rows, source, where)
+    check_named(rows, source, where)
     texts = [_texts(row, tokenizer, source, number, where) for number, row in enumerate(rows, start=1)]
     last = tokenizer.eos_token_id
     turn_end = _end_of_turn(tokenizer) if any(text.is_chat for text in texts) else None
@@ -313,7 +276,7 @@ def encode(
             if end is not None:
                 full_ids = [
                     *_without_end(full_ids, ends),
-                    *([end] if _is_whole(rows[number], source, where) else []),
+                    *([end] if is_whole(rows[number], source, where) else []),
                 ]
             if texts[number].is_text:
                 begin = tokenizer.bos_token_id
@@ -350,7 +313,7 @@ def encode(
                 text.response,
                 text.question,
                 tuple(prompt_ids),
-                document=_document(row, source, where),
+                document=document_of(row, source, where),
                 topic=source.topic,
             )
         )

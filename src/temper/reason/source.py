@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 
 from temper.data.provider import Made, Request, RowProvider
 from temper.data.tokenise import Dropped
-from temper.errors import DataError, ModelError
+from temper.errors import DataError, InputError, ModelError
 from temper.reason.health import closing_note, trace_health
 from temper.reason.segments import Segment, first_tokens, own_columns, segments_of
 from temper.reason.tracefile import StoppedBy, Trace
@@ -102,7 +102,7 @@ class TraceSource(RowProvider):
         Raises:
             DataError: The traces do not belong to the segments.
         """
-        raise NotImplementedError
+        raise InputError(f"source {self.name} gives no traces")
 
     def collect(self, request: Request) -> Collected:
         """Return the traces as they are, before any is cut or left out.

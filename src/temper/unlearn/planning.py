@@ -75,7 +75,7 @@ def plan(recipe: Recipe) -> Plan:
     from temper.models.selection import decoder_layers, selection_of
     from temper.models.trunk import check_layer, freeze_above
     from temper.train.arguments import rows_per_step
-    from temper.train.engine import plan_of
+    from temper.train.plan import plan_of
     from temper.unlearn.context import sketched_context
     from temper.unlearn.references import needs_stored, used_rows
     from temper.unlearn.training import trains_cut

@@ -67,7 +67,7 @@ class Prepared:
 
     def name_of(self, role: str) -> str:
         """Return under which name the other responses of a role run: in its place, or beside it."""
-        from temper.train.engine import ALTERNATIVE
+        from temper.train.plan import ALTERNATIVE
 
         return role if role == "forget" and self.objective.replaces else role + ALTERNATIVE
 
@@ -130,7 +130,7 @@ def smoother_of(recipe: Recipe) -> Smoother | None:
 
 def _unstorable(recipe: Recipe, objective: Objective) -> list[str]:
     """Return the needs under the weights from before that depend on more than the item."""
-    from temper.train.engine import plan_of
+    from temper.train.plan import plan_of
     from temper.train.reference import can_be_stored
     from temper.unlearn.context import sketched_context
 

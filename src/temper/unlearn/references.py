@@ -11,8 +11,8 @@ from temper.files import cache_folder
 from temper.models.load import pad_id_of
 from temper.recipe import Recipe
 from temper.run import Run
-from temper.train.engine import plan_of
 from temper.train.losses.term import LossTerm
+from temper.train.plan import plan_of
 from temper.train.reference import RoleReference, can_be_stored, reference_of, stored_bytes
 from temper.unlearn.prepare import Prepared, dtype_of
 

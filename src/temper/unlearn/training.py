@@ -21,12 +21,14 @@ from temper.recipe import Recipe
 from temper.registry import resolve
 from temper.run import Run
 from temper.train.dual import DualAscent
-from temper.train.engine import Engine, Plan, count_units, plan_of
+from temper.train.engine import Engine, count_units
 from temper.train.losses.term import LossTerm
+from temper.train.plan import Plan, plan_of
 from temper.train.reference import RoleReference
 from temper.train.sharding import local_numel, shard
 from temper.train.stopping import RetainFloor, Stopped
-from temper.train.trainer import Extras, Spent, train_roles
+from temper.train.trainer import Extras, Spent
+from temper.train.training import train_roles
 from temper.unlearn.prepare import Prepared, smoother_of
 from temper.unlearn.references import needs_stored, references_of, used_rows
 
@@ -111,7 +113,7 @@ def _gradients(
 
     def compute() -> Iterator[tuple[str, torch.Tensor]]:
         from temper.data import collate
-        from temper.train.engine import ALTERNATIVE
+        from temper.train.plan import ALTERNATIVE
 
         forget = [term for term in terms if term.role == "forget"]
         engine = Engine(model, forget, references)
