@@ -28,13 +28,8 @@ import torch
 from memory import MIB, beyond_imports, peaks, run, share
 from timing import Bar, alternating, multiplications_per_second, report
 
-from models import PAD, answer_rows, descend, full_model, padded, save_model
-from temper.models.cut import load_cut
-from temper.models.selection import SelectLayers
-from temper.recipe import WorldSection
-from temper.train.engine import Engine, count_units
+from models import PAD, answer_rows, cut_model, descend, engine_step, full_model, padded, save_model
 from temper.train.losses.activation import Anchor, Steer
-from temper.train.optimizer import SelectedAdamW
 from temper.train.reference import reference_of
 
 LAYERS, WIDTH, VOCABULARY, READ, ROWS, LENGTH = 32, 256, 32_000, 7, 4, 256
@@ -87,30 +82,18 @@ def reference_form(folder: Path, lengths: dict[str, int] = EQUAL, *, stopped: bo
     return step
 
 
-def cut_model(folder: Path) -> Any:
-    """Return blocks 0 to READ with the chosen matrices ready to train."""
-    model = load_cut(str(folder / "model"), READ, world=WorldSection())
-    return SelectLayers(layers=TRAINED, module="mlp.down_proj").apply(model)
-
-
 def trunk(
     folder: Path, lengths: dict[str, int] = EQUAL, *, stored: bool = False, passes: list[int] | None = None
 ) -> Callable[[], float]:
     """Return a step on the trunk; `passes` receives the index of every block that runs."""
-    model = cut_model(folder)
+    model = cut_model(folder, READ, TRAINED)
     batches = {kind: padded(items) for kind, items in items_of(lengths).items() if kind in WEIGHTS}
     terms = [
         *(Steer(kind, WEIGHTS[kind], layer=READ, control_D=CONTROL, mask="nonpad") for kind in ("forget", "trace")),
         *(Anchor(kind, WEIGHTS[kind], layer=READ) for kind in ("retain", "reasoning")),
     ]
     references = {kind: activations(model, folder, kind, lengths[kind]) for kind in ("retain", "reasoning")} if stored else {}
-    engine = Engine(model, terms, references).train()
-    optimizer = SelectedAdamW([(name, p) for name, p in model.named_parameters() if p.requires_grad], lr=5e-5)
-    counts = count_units(terms, batches)
-    for index, block in enumerate(model.model.layers):
-        if passes is not None:
-            block.register_forward_hook(lambda *_, index=index: passes.append(index))
-    return lambda: descend(optimizer, engine(batches, counts, range(len(terms)))["loss"])
+    return engine_step(model, terms, batches, references, passes)
 
 
 def activations(model: Any, folder: Path, kind: str, length: int) -> Any:
@@ -165,7 +148,7 @@ def main(folder: Path) -> None:
         },
         repeats=3,
     )
-    model = cut_model(folder)
+    model = cut_model(folder, READ, TRAINED)
     speed, work = multiplications_per_second(WIDTH), floor()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = 4 * sum(p.numel() for p in model.parameters())

@@ -25,13 +25,8 @@ import torch
 from memory import MIB, beyond_imports, peaks, run, share
 from timing import Bar, alternating, multiplications_per_second, report
 
-from models import PAD, answer_rows, descend, full_model, padded, save_model
-from temper.models.cut import load_cut
-from temper.models.selection import SelectLayers
-from temper.recipe import WorldSection
-from temper.train.engine import Engine, count_units
+from models import PAD, answer_rows, cut_model, descend, engine_step, full_model, padded, save_model
 from temper.train.losses.activation import Anchor, Steer
-from temper.train.optimizer import SelectedAdamW
 from temper.train.reference import reference_of
 
 LAYERS, WIDTH, VOCABULARY, READ, ROWS, LENGTH = 32, 256, 32_000, 7, 4, 256
@@ -67,23 +62,11 @@ def two_full_models(folder: Path) -> Callable[[], float]:
     return step
 
 
-def cut_model(folder: Path) -> Any:
-    """Return blocks 0 to READ with the chosen matrices ready to train."""
-    model = load_cut(str(folder / "model"), READ, world=WorldSection())
-    return SelectLayers(layers=TRAINED, module="mlp.down_proj").apply(model)
-
-
 def trunk(folder: Path, *, stored: bool = False, passes: list[int] | None = None) -> Callable[[], float]:
     """Return a step on the trunk; `passes` receives the index of every block that runs."""
-    model = cut_model(folder)
+    model = cut_model(folder, READ, TRAINED)
     terms = [Steer("forget", layer=READ, control_D=CONTROL, mask="nonpad"), Anchor("retain", 100.0, layer=READ)]
-    engine = Engine(model, terms, {"retain": activations(model, folder)} if stored else {}).train()
-    optimizer = SelectedAdamW([(name, p) for name, p in model.named_parameters() if p.requires_grad], lr=5e-5)
-    counts = count_units(terms, BATCHES)
-    for index, block in enumerate(model.model.layers):
-        if passes is not None:
-            block.register_forward_hook(lambda *_, index=index: passes.append(index))
-    return lambda: descend(optimizer, engine(BATCHES, counts, (0, 1))["loss"])
+    return engine_step(model, terms, BATCHES, {"retain": activations(model, folder)} if stored else {}, passes)
 
 
 def activations(model: Any, folder: Path) -> Any:
@@ -116,7 +99,7 @@ def main(folder: Path) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     save_model(folder, layers=LAYERS, width=WIDTH, vocabulary=VOCABULARY, context=LENGTH)
-    model = cut_model(folder)
+    model = cut_model(folder, READ, TRAINED)
     activations(model, folder)
     found = peaks(__file__, WAYS, folder)
     counted: dict[str, list[int]] = {"trunk": [], "trunk, stored": []}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,19 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from temper.data import Item
 from temper.data.padding import pad_items
+from temper.models.cut import load_cut
+from temper.models.selection import SelectLayers
+from temper.recipe import WorldSection
+from temper.train.engine import Engine, count_units
+from temper.train.losses.term import LossTerm
+from temper.train.optimizer import SelectedAdamW
+from temper.train.reference import RoleReference
 
 __all__ = [
     "answer_rows",
+    "cut_model",
     "descend",
+    "engine_step",
     "forward_passes",
     "full_model",
     "log_probs",
@@ -102,3 +111,26 @@ def forward_passes(models: Sequence[Any], step: Callable[[], Any]) -> int:
     for hook in hooks:
         hook.remove()
     return len(passes)
+
+
+def cut_model(folder: Path, layer: int, trained: Sequence[int]) -> Any:
+    """Return blocks 0 to `layer` of a saved model with the down-projections of some of them ready to train."""
+    model = load_cut(str(folder / "model"), layer, world=WorldSection())
+    return SelectLayers(layers=list(trained), module="mlp.down_proj").apply(model)
+
+
+def engine_step(
+    model: Any,
+    terms: Sequence[LossTerm],
+    batches: Mapping[str, Any],
+    references: Mapping[str, RoleReference],
+    passes: list[int] | None = None,
+) -> Callable[[], float]:
+    """Return a step of the engine with its own optimiser; `passes` receives the index of every block that runs."""
+    engine = Engine(model, terms, references).train()
+    optimizer = SelectedAdamW([(name, p) for name, p in model.named_parameters() if p.requires_grad], lr=5e-5)
+    counts = count_units(terms, batches)
+    for index, block in enumerate(model.model.layers):
+        if passes is not None:
+            block.register_forward_hook(lambda *_, index=index: passes.append(index))
+    return lambda: descend(optimizer, engine(batches, counts, range(len(terms)))["loss"])

@@ -21,7 +21,7 @@ def make_items(lengths, vocabulary=64):
 ITEMS = make_items([3, 12, 5, 30, 7, 7, 18])
 
 
-def same(one, other, tolerance=1e-5):
+def assert_same(one, other, tolerance=1e-5):
     for name in ("logp", "mu", "var"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=tolerance, atol=tolerance)
     for name in ("hit", "token", "is_eos"):
@@ -52,13 +52,13 @@ def test_records_do_not_depend_on_how_rows_are_batched(make_llama, monkeypatch):
     monkeypatch.setattr(batching, "TOKENS_A_BATCH", 1)
     alone = score(model, ITEMS, pad_id=0, eos_id=2)
     for one, other in zip(together, alone, strict=True):
-        same(one, other)
+        assert_same(one, other)
 
 
 def test_what_fills_does_not_matter(make_llama):
     model = make_llama()
     for one, other in zip(score(model, ITEMS, pad_id=0, eos_id=2), score(model, ITEMS, pad_id=9, eos_id=2), strict=True):
-        same(one, other)
+        assert_same(one, other)
 
 
 def test_batches_hold_every_row_once_within_the_budgets(monkeypatch):

@@ -13,7 +13,7 @@ def trace(text, tokens, stopped_by):
     [("a b", None), ("", None), ("a b c", 1.0), ("a b c a b c", 0.75), ("x x x x x", 1 / 3), ("a\nb  c d", 1.0)],
 )
 def test_distinct_3_is_the_share_of_different_runs_of_three_words(text, expected):
-    assert distinct_3(text) == expected
+    assert distinct_3(text.split()) == expected
 
 
 def test_health_counts_what_closes_and_how_long_and_repetitive_thoughts_are():

@@ -9,7 +9,7 @@ import pytest
 
 from temper.errors import DataError, InputError, RecipeError
 from temper.files import cache_folder
-from temper.models import generation, load
+from temper.models import generation
 from temper.reason import make_traces
 from tests.reason.builders import DOCUMENTS, TOKENIZER, thinker
 
@@ -81,7 +81,7 @@ def test_a_folder_is_no_file_to_write(folder):
 
 def test_a_prompt_that_fills_the_context_is_refused_before_the_model_is_loaded(folder, monkeypatch):
     (folder / "rows.jsonl").write_text(json.dumps({"id": "L", "text": "question " * 300}) + "\n")
-    monkeypatch.setattr(load, "load_model", None)
+    monkeypatch.setattr("temper.models.workshop.load_model", None)
     with pytest.raises(DataError, match="row 'L': its prompt has .* leaves no room in the model's context of 128"):
         made(folder)
 
@@ -152,7 +152,7 @@ def test_another_configuration_or_another_end_with_the_same_weights_writes_other
 
 
 def test_two_models_that_nothing_tells_apart_share_no_traces_in_one_folder(folder, make_llama, monkeypatch):
-    monkeypatch.setattr(load, "model_identity", lambda section, world: None)
+    monkeypatch.setattr("temper.models.workshop.model_identity", lambda section, world: None)
     first = made(folder, "until=end", "max_new_tokens=8").traces
     make_llama(vocab=len(TOKENIZER), layers=1, seed=1).save_pretrained(folder / "other")
     TOKENIZER.save_pretrained(folder / "other")

@@ -49,7 +49,7 @@ def losses(run):
     return [line["loss"] for line in lines if line["event"] == "train"]
 
 
-def compare(folder, **settings):
+def assert_two_equal_one(folder, **settings):
     """Train with one process and twice the batch, then with two; return both folders."""
     train = {"steps": 4, "learning_rate": 0.003, "checkpoint_every": 2}
     more = settings.pop("train", {})
@@ -64,13 +64,13 @@ def compare(folder, **settings):
 
 
 def test_two_processes_with_copies_equal_one(folder):
-    _, double = compare(folder, method="npo")
+    _, double = assert_two_equal_one(folder, method="npo")
     manifest = json.loads((double / "manifest.json").read_text())
     assert manifest["stages"]["unlearn"]["processes"] == 2 and "sharded" not in manifest["stages"]["unlearn"]
 
 
 def test_two_processes_with_shards_equal_one_and_hold_half_each(folder):
-    _, double = compare(folder, method="npo", train={"sharding": "fsdp2"})
+    _, double = assert_two_equal_one(folder, method="npo", train={"sharding": "fsdp2"})
     sharded = json.loads((double / "manifest.json").read_text())["stages"]["unlearn"]["sharded"]
     assert 0.4 < sharded["entries_in_this_process"] / sharded["entries"] < 0.6
 
@@ -91,7 +91,7 @@ def test_two_processes_with_shards_equal_one_and_hold_half_each(folder):
     ids=lambda settings: str(next(iter(settings.values()))),
 )
 def test_every_way_to_train_is_the_same_in_two_processes(folder, settings, sharding):
-    compare(folder, train={"sharding": sharding}, **settings)
+    assert_two_equal_one(folder, train={"sharding": sharding}, **settings)
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_processes_whose_rows_differ_in_length_run_the_same_passes(folder):
     rows = [json.loads(line) for line in (folder / "forget.jsonl").read_text().splitlines()]
     rows[0]["prompt"] *= 4
     (folder / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    compare(folder, method="dpo", train={"sharding": "fsdp2"})
+    assert_two_equal_one(folder, method="dpo", train={"sharding": "fsdp2"})
 
 
 @pytest.mark.slow

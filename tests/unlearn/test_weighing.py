@@ -86,9 +86,7 @@ def test_every_source_of_a_role_is_looked_at_and_the_worst_decides(folder, monke
 
 
 def test_rows_made_by_a_model_that_nothing_tells_apart_are_not_kept(folder, monkeypatch):
-    from temper.models import load as loading
-
-    monkeypatch.setattr(loading, "model_identity", lambda section, world: None)
+    monkeypatch.setattr("temper.models.workshop.model_identity", lambda section, world: None)
     traces = {"traces": {"max_new_tokens": 8, "min_trace_tokens": 1, "until": "end"}}
     asked = recipe_for(
         folder,

@@ -10,14 +10,13 @@ from temper.reason.tracefile import Trace
 __all__ = ["closing_note", "distinct_3", "trace_health"]
 
 
-def distinct_3(text: str) -> float | None:
+def distinct_3(words: Sequence[str]) -> float | None:
     """Return the share of the runs of three words that are different, in (0, 1]; None where there are fewer than three words.
 
     Example:
-        >>> distinct_3("a b c a b c")
+        >>> distinct_3("a b c a b c".split())
         0.75
     """
-    words = text.split()
     runs = list(zip(words, words[1:], words[2:], strict=False))
     return len(set(runs)) / len(runs) if runs else None
 
@@ -39,7 +38,7 @@ def trace_health(traces: Sequence[Trace], close_tag: str) -> dict[str, Any]:
     A mean over nothing is None.
     """
     count = len(traces)
-    runs = [share for trace in traces if (share := distinct_3(trace.text.partition(close_tag)[0])) is not None]
+    runs = [share for trace in traces if (share := distinct_3(trace.text.partition(close_tag)[0].split())) is not None]
     stopped = {reason: sum(trace.stopped_by == reason for trace in traces) for reason in ("closed", "end", "length")}
     return {
         "traces": count,

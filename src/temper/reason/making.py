@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from temper import processes
-from temper.data.provider import Request
 from temper.data.readers import read
 from temper.data.tokenise import Dropped
 from temper.errors import DataError, InputError
-from temper.files import cache_folder
 from temper.reason.health import closing_note, trace_health
 from temper.reason.source import TraceSource
 from temper.reason.tracefile import Trace, write_traces
@@ -118,7 +116,8 @@ def make_traces(
         DataError: The data hold nothing to ask about, or no trace is long enough.
         ModelError: The model cannot be loaded, or does not use the tags.
     """
-    from temper.models.load import load_config, load_model, load_tokenizer, model_identity, row_limit
+    from temper.models.load import load_config, load_tokenizer, row_limit
+    from temper.models.workshop import Workshop
 
     recipe = _recipe(data, model, provider, settings)
     source = recipe.data["trace"][0]
@@ -127,30 +126,10 @@ def make_traces(
     _check_out(out, [source.path, *filter(None, [getattr(source.provider, "path", None)])])
     rows = read(source, recipe.world)
     config = load_config(recipe.model.path, section=recipe.model, world=recipe.world)
-    identity = model_identity(recipe.model, recipe.world) if source.provider.needs_model else None
-    # a name is no identity, but keeps two models apart that share a folder to write to
-    named = f"{recipe.model.path} {recipe.model.revision or 'main'} {recipe.model.dtype} {recipe.model.attention}"
-    loaded: list[Any] = []
-
-    def load() -> Any:
-        if not loaded:
-            loaded.append(load_model(recipe.model.path, section=recipe.model, world=recipe.world))
-        return loaded[0]
-
+    tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)
     processes.start()
-    request = Request(
-        role="trace",
-        source=source,
-        rows=rows,
-        tokenizer=load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world),
-        seed=recipe.seed,
-        max_length=row_limit(config, None, "train.max_length"),
-        context=getattr(config.get_text_config(), "max_position_embeddings", None),
-        load=load,
-        identity=named if identity is None and source.provider.needs_model else identity,
-        folder=cache_folder() / "made" if identity is not None or not source.provider.needs_model else out.parent,
-        progress=progress,
-    )
+    workshop = Workshop(recipe, out.parent, progress)
+    request = workshop.request("trace", source, rows, tokenizer, row_limit(config, None, "train.max_length"))
     collected = source.provider.collect(request)
     assert collected.traces is not None
     if processes.is_first():

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from temper.errors import ModelError, RecipeError
+from temper.models.workshop import Workshop
 from temper.recipe import Recipe
-from temper.unlearn.providing import Workshop
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

@@ -13,6 +13,7 @@ from temper.errors import RecipeError
 from temper.files import hash_json
 from temper.models.load import config_hash, load_config, load_model, resolve_path, weights_hash
 from temper.models.selection import selection_of
+from temper.models.workshop import Workshop
 from temper.recipe import Recipe
 from temper.run import Progress, Run, open_run
 from temper.train.losses.kl import KL
@@ -21,7 +22,6 @@ from temper.unlearn.alternatives import Alternatives, Draft
 from temper.unlearn.card import model_card
 from temper.unlearn.context import context_of
 from temper.unlearn.prepare import Prepared, objective_of, prepare
-from temper.unlearn.providing import Workshop
 from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
 from temper.unlearn.substitution import substitute
 from temper.unlearn.training import Trained, fit, load_to_train, select

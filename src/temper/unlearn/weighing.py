@@ -27,9 +27,9 @@ import torch
 from temper import processes
 from temper.errors import InputError, RecipeError
 from temper.files import cache_folder
+from temper.models.workshop import Workshop
 from temper.recipe import Recipe
 from temper.unlearn.prepare import Prepared, objective_of, prepare
-from temper.unlearn.providing import Workshop
 
 if TYPE_CHECKING:
     from temper.run import Progress

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from temper.assess.metrics.trace_leak import TraceLeak, contains_word, distinct3, facts_of, statement_spans
+from temper.assess.metrics.trace_leak import TraceLeak, contains_word, facts_of, statement_spans
+from temper.reason.health import distinct_3
 from tests.assess.builders import answers, by_name, item
 
 FACT = "Ann wrote 3 novels."
@@ -99,7 +100,7 @@ def test_facts_are_read_from_either_column():
 
 
 def test_fewer_than_three_words_have_no_runs():
-    assert distinct3(["a", "b"]) is None
+    assert distinct_3(["a", "b"]) is None
 
 
 def first_values(texts, rows):

@@ -45,11 +45,12 @@ from temper.assess.measure import FORGOTTEN, Absent, Answers, Better, Measure, p
 from temper.assess.metrics.final_answer import parsed_option
 from temper.assess.metrics.thoughts import CLOSE, is_closed, leaves_thought_open, lenient_answer_is, strict_answer, trace_of
 from temper.assess.metrics.words import words_pattern
+from temper.reason.health import distinct_3
 
 if TYPE_CHECKING:
     from temper.data import Item
 
-__all__ = ["TraceLeak", "contains_word", "distinct3", "facts_of", "statement_spans"]
+__all__ = ["TraceLeak", "contains_word", "facts_of", "statement_spans"]
 
 _ROLE: Final = "trace"
 _WHERE: Final = f"evaluate.data.{_ROLE}"
@@ -105,12 +106,6 @@ def contains_word(text: str, value: str) -> bool:
     """Return whether a value stands in a text as a word or words of its own."""
     pattern = _pattern(value)
     return pattern is not None and pattern.search(text) is not None
-
-
-def distinct3(words: Sequence[str]) -> float | None:
-    """Return different runs of three words / all of them, in (0, 1]; None for fewer than three words."""
-    runs = [tuple(words[place : place + 3]) for place in range(len(words) - 2)]
-    return len(set(runs)) / len(runs) if runs else None
 
 
 def _leaks(item: Item, continuation: str) -> tuple[float | str, float | str, float | str]:
@@ -219,7 +214,7 @@ def _any_of(values: set[str]) -> re.Pattern[str]:
 def _healthy(words: Sequence[str], text: str, reference: str) -> float:
     """Return 1 for a trace that says something, ends, does not repeat itself and keeps a length like the reference's, else 0."""
     expected = len(reference[slice(*trace_of(reference))].split())
-    repeats = distinct3(words)
+    repeats = distinct_3(words)
     is_as_long = not expected or expected / _LONGER <= len(words) <= _LONGER * expected
     return float(bool(words) and is_closed(text) and (repeats is None or repeats >= _DISTINCT) and is_as_long)
 
@@ -236,7 +231,7 @@ def _health(role: str, given: Answers) -> list[Measure]:
     words = [text[slice(*trace_of(text))].split() for _, text in rows]
     kept: Better = "gold" if role in FORGOTTEN else "higher"
     short = "its trace has fewer than three words"
-    repeats: list[float | str | None] = [short if (share := distinct3(trace)) is None else share for trace in words]
+    repeats: list[float | str | None] = [short if (share := distinct_3(trace)) is None else share for trace in words]
     healthy = [_healthy(trace, text, given.items[place].response) for trace, (place, text) in zip(words, rows, strict=True)]
     return [
         per_item("trace_health.healthy", role, kept, healthy, places),
