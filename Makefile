@@ -21,7 +21,7 @@ demo: setup  ## the tour: build the world, unlearn by RMU and R2MU, assess, writ
 	$(BIN)/temper demo
 
 test: setup  ## the default tests, without network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-all: setup  ## also what takes long or needs many processes
 	$(BIN)/python -m pytest -m 'not gpu'

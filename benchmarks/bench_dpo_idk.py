@@ -28,7 +28,7 @@ from temper.data import Item
 from temper.train.engine import Engine, count_units
 from temper.train.losses.dpo import DPO
 from temper.train.losses.nll import NLL
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import masked_adamw
 from temper.train.plan import ALTERNATIVE
 from temper.train.reference import reference_of
 
@@ -75,7 +75,7 @@ def cached_reference(folder: Path, models: list[Any] | None = None) -> Callable[
     model = full_model(folder)
     terms = [DPO("forget", beta=BETA), NLL("retain")]
     engine = Engine(model, terms, row_sums(model, folder)).train()
-    optimizer = SelectedAdamW(list(model.named_parameters()), lr=1e-5)
+    optimizer = masked_adamw(list(model.named_parameters()), lr=1e-5)
     counts = count_units(terms, BATCHES)
     if models is not None:
         models.append(model)

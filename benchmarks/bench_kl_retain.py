@@ -26,7 +26,7 @@ from models import PAD, answer_rows, descend, forward_passes, full_model, log_pr
 from temper.train.engine import Engine, count_units
 from temper.train.losses.kl import KL
 from temper.train.losses.nll import NLL
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import masked_adamw
 from temper.train.reference import reference_of
 
 LAYERS, WIDTH, VOCABULARY, ROWS = 8, 256, 32_000, 8
@@ -61,7 +61,7 @@ def original_weights(folder: Path, models: list[Any] | None = None, *, stored: b
     model = full_model(folder)
     terms = [NLL("forget", sign=-1), KL("retain")]
     engine = Engine(model, terms, {"retain": distributions(model, folder)} if stored else {}).train()
-    optimizer = SelectedAdamW(list(model.named_parameters()), lr=1e-5)
+    optimizer = masked_adamw(list(model.named_parameters()), lr=1e-5)
     counts = count_units(terms, BATCHES)
     if models is not None:
         models.append(model)

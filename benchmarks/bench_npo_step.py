@@ -27,7 +27,7 @@ from models import PAD, answer_rows, descend, forward_passes, full_model, padded
 from temper.train.engine import Engine, count_units
 from temper.train.losses.nll import NLL
 from temper.train.losses.npo import NPO
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import masked_adamw
 from temper.train.reference import reference_of
 
 LAYERS, WIDTH, VOCABULARY, ROWS, BETA = 8, 256, 32_000, 8, 0.1
@@ -60,7 +60,7 @@ def cached_reference(folder: Path, models: list[Any] | None = None) -> Callable[
     model = full_model(folder)
     terms = [NPO("forget", beta=BETA), NLL("retain")]
     engine = Engine(model, terms, {"forget": row_sums(model, folder)}).train()
-    optimizer = SelectedAdamW(list(model.named_parameters()), lr=1e-5)
+    optimizer = masked_adamw(list(model.named_parameters()), lr=1e-5)
     counts = count_units(terms, BATCHES)
     if models is not None:
         models.append(model)
@@ -72,7 +72,7 @@ def by_role(folder: Path, models: list[Any] | None = None) -> Callable[[], float
     model = full_model(folder)
     terms = [NPO("forget", beta=BETA), NLL("retain")]
     engine = Engine(model, terms, {"forget": row_sums(model, folder)}).train()
-    optimizer = SelectedAdamW(list(model.named_parameters()), lr=1e-5)
+    optimizer = masked_adamw(list(model.named_parameters()), lr=1e-5)
     counts = count_units(terms, BATCHES)
     if models is not None:
         models.append(model)

@@ -16,7 +16,7 @@ from memory import MIB, beyond_imports, peaks, run
 from timing import Bar, alternating, report
 
 from models import random_llama
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import masked_adamw
 
 LAYERS, WIDTH, VOCABULARY = 8, 256, 32_000
 USUAL = "torch AdamW, everything"
@@ -42,7 +42,7 @@ def whole(dtype: torch.dtype, *, layers: tuple[int, ...] | None = None) -> tuple
     parts = tuple(f"layers.{layer}." for layer in layers or ())
     named = [(name, p) for name, p in model_of(dtype).named_parameters() if layers is None or any(part in name for part in parts)]
     entry = 8 if dtype == torch.float32 else 12
-    return SelectedAdamW(named, lr=1e-5), entry * sum(p.numel() for _, p in named) + 4 * len(named)
+    return masked_adamw(named, lr=1e-5), entry * sum(p.numel() for _, p in named) + 4 * len(named)
 
 
 def masked(*, rows: bool) -> tuple[torch.optim.Optimizer, int]:
@@ -53,7 +53,7 @@ def masked(*, rows: bool) -> tuple[torch.optim.Optimizer, int]:
         name: (torch.rand(p.shape[0], 1 if rows else p.shape[1], generator=draw) < 0.1).expand_as(p).contiguous()
         for name, p in named
     }
-    return SelectedAdamW(named, masks, lr=1e-5), 8 * sum(int(mask.sum()) for mask in masks.values()) + 4 * len(named)
+    return masked_adamw(named, masks, lr=1e-5), 8 * sum(int(mask.sum()) for mask in masks.values()) + 4 * len(named)
 
 
 OPTIMIZERS: dict[str, Callable[[], tuple[torch.optim.Optimizer, int]]] = {

@@ -17,7 +17,7 @@ from temper.models.selection import SelectLayers
 from temper.recipe import WorldSection
 from temper.train.engine import Engine, count_units
 from temper.train.losses.term import LossTerm
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import masked_adamw
 from temper.train.reference import RoleReference
 
 __all__ = [
@@ -128,7 +128,7 @@ def engine_step(
 ) -> Callable[[], float]:
     """Return a step of the engine with its own optimiser; `passes` receives the index of every block that runs."""
     engine = Engine(model, terms, references).train()
-    optimizer = SelectedAdamW([(name, p) for name, p in model.named_parameters() if p.requires_grad], lr=5e-5)
+    optimizer = masked_adamw([(name, p) for name, p in model.named_parameters() if p.requires_grad], lr=5e-5)
     counts = count_units(terms, batches)
     for index, block in enumerate(model.model.layers):
         if passes is not None:

@@ -86,6 +86,14 @@ def test_unlearn_prints_where_the_model_is(folder):
     assert code == 0 and str(folder / "run" / "model") in out and "train: 2/2" in err
 
 
+def test_unlearn_prints_what_changed_in_the_weights(folder):
+    code, out, _ = call(
+        "unlearn", folder / "recipe.yaml", "train.steps=2", "selection={pattern: down_proj}", "--out", folder / "run"
+    )
+    (line,) = [line for line in out.splitlines() if line.startswith("weights ")]
+    assert code == 0 and " changed, by " in line and line.endswith("moved, of all others none")
+
+
 def test_unlearn_as_json_has_nothing_but_json_on_standard_output(folder):
     code, out, _ = call("unlearn", folder / "recipe.yaml", "--out", folder / "run", "--json")
     assert code == 0 and json.loads(out)["model"] == str(folder / "run" / "model")

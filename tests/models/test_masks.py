@@ -3,11 +3,22 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from temper.errors import ModelError
-from temper.models.masks import density, load_masks, mask_facts, parameters_hash, save_masks
+from temper.models.masks import (
+    combine,
+    densities,
+    density,
+    load_masks,
+    mask_facts,
+    overlap,
+    parameters_hash,
+    save_masks,
+)
 
 
 class Small(nn.Module):
@@ -148,3 +159,199 @@ def test_density_is_the_share_of_weights_that_may_change():
     assert density({"weight": mask}, model) == 8 / 18  # the bias has no mask and trains whole
     model.bias.requires_grad_(False)
     assert density({"weight": mask}, model) == 5 / 18
+
+
+# ---- lazily, packed ----
+
+
+def test_a_loaded_mask_is_unpacked_when_it_is_asked_for_and_counted_without(saved, monkeypatch):
+    path, masks = saved
+    loaded = load_masks(path, Small())
+    monkeypatch.setattr(np, "unpackbits", lambda *_, **__: pytest.fail("unpacked"))
+    assert loaded.counts() == {name: int(mask.sum()) for name, mask in masks.items()}
+    assert loaded.shape("weight") == (3, 5) and "other" not in loaded
+
+
+def test_masks_that_select_nothing_are_left_out_on_request(tmp_path):
+    model = Small()
+    masks = {"weight": torch.ones(3, 5, dtype=torch.bool), "bias": torch.zeros(3, dtype=torch.bool)}
+    kept = load_masks(save_masks(tmp_path / "m", masks, model), model).selecting()
+    assert list(kept) == ["weight"] and kept.counts() == {"weight": 15} and bool(kept["weight"].all())
+
+
+def test_masks_are_asked_for_once_each_and_written_one_after_the_other(tmp_path):
+    asked = []
+
+    class Lazy(dict):
+        def __getitem__(self, name):
+            asked.append(name)
+            return super().__getitem__(name)
+
+    masks = random_masks(Small())
+    save_masks(tmp_path / "m", Lazy(masks), Small())
+    assert asked == ["bias", "weight"]
+
+
+def test_masks_that_were_loaded_are_saved_to_equal_bytes(saved, tmp_path):
+    again = save_masks(tmp_path / "again", load_masks(saved[0], Small()), Small(), {"ratio": 0.4}, weights_hash="ab" * 32)
+    assert again.read_bytes() == saved[0].read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["again", "m.safetensors"]
+
+
+def test_a_file_is_replaced_whole(saved):
+    path, _ = saved
+    before = load_masks(path, Small())
+    expected = before["weight"].clone()
+    save_masks(path, random_masks(Small(), seed=1), Small())
+    assert torch.equal(before["weight"], expected)  # the map still shows the file that was opened
+    assert not torch.equal(load_masks(path, Small())["weight"], expected)
+
+
+def test_a_failure_half_way_leaves_the_old_file(saved):
+    path, masks = saved
+    whole = path.read_bytes()
+    with pytest.raises(ModelError, match="mask of weight: is torch.int64"):
+        save_masks(path, masks | {"weight": torch.ones(3, 5, dtype=torch.long)}, Small())
+    assert path.read_bytes() == whole and list(path.parent.iterdir()) == [path]
+
+
+# ---- a model that was cut, another vocabulary ----
+
+
+@pytest.fixture
+def cut(make_llama, tmp_path):
+    """A whole model, its folder, and the same model cut after its first block."""
+    from temper.models.cut import load_cut
+    from temper.recipe import WorldSection
+
+    def make(layers):
+        model = make_llama(layers=layers)
+        model.save_pretrained(tmp_path / str(layers))
+        return model, load_cut(str(tmp_path / str(layers)), 0, world=WorldSection())
+
+    return make
+
+
+def test_a_cut_model_takes_the_masks_of_what_it_has(cut, tmp_path):
+    whole, lower = cut(3)
+    masks = random_masks(whole)
+    loaded = load_masks(save_masks(tmp_path / "m", masks, whole), lower)
+    assert list(loaded) == [name for name, _ in lower.named_parameters()] and len(loaded) < len(masks)
+    assert all(torch.equal(loaded[name], masks[name]) for name in loaded)
+
+
+def test_a_cut_model_refuses_the_masks_of_a_model_of_another_depth(cut, make_llama, tmp_path):
+    path = save_masks(tmp_path / "m", {}, make_llama(layers=4))
+    with pytest.raises(ModelError, match="it has 4 decoder blocks, LlamaForCausalLM has 3"):
+        load_masks(path, cut(3)[1])
+
+
+def test_a_cut_model_refuses_the_masks_of_a_model_of_another_width(cut, make_llama, tmp_path):
+    path = save_masks(tmp_path / "m", {}, make_llama(layers=3, width=16))
+    with pytest.raises(ModelError, match="model.embed_tokens.weight has the shape"):
+        load_masks(path, cut(3)[1])
+
+
+def test_a_file_for_a_cut_model_is_made_from_the_parameters_of_the_whole_one(cut, tmp_path):
+    whole, lower = cut(3)
+    masks = random_masks(lower)
+    with pytest.raises(ModelError, match="LlamaForCausalLM was cut, and a mask file is tied to the whole model"):
+        save_masks(tmp_path / "m", masks, lower)
+    parameters = [(name, p.shape) for name, p in whole.named_parameters()]
+    assert load_masks(save_masks(tmp_path / "m", masks, parameters), whole).keys() == masks.keys()
+
+
+def test_another_vocabulary_is_named_as_such(make_llama, tmp_path):
+    path = save_masks(tmp_path / "m", {}, make_llama(vocab=64))
+    with pytest.raises(
+        ModelError, match=r"the shape \[64, 32\] there and \[65, 32\] here, which is another vocabulary \(was a token"
+    ):
+        load_masks(path, make_llama(vocab=65))
+
+
+def test_damage_that_keeps_the_length_is_seen(saved):
+    path, _ = saved
+    content = load_file(path)
+    header = mask_facts(path)
+    content["weight"] = content["weight"] | np.array([0, 1], np.uint8)  # the 16th bit of 15
+    save_file(content, path, {"temper": json.dumps(header)})
+    with pytest.raises(ModelError, match="the mask of weight goes on after its last entry; the file is damaged"):
+        load_masks(path, Small())
+    save_file({}, path, {"temper": json.dumps(header | {"parameters": [["weight", [3, 6]]]})})
+    with pytest.raises(ModelError, match="its parameters do not have the hash it gives"):
+        mask_facts(path)
+    save_file({}, path, {"temper": json.dumps(header | {"parameters": "all"})})
+    with pytest.raises(ModelError, match="header of the mask file is damaged"):
+        mask_facts(path)
+
+
+# ---- sets of masks ----
+
+A = {"w": torch.tensor([[True, True], [False, False]]), "only a": torch.tensor([True])}
+B = {"w": torch.tensor([[True, False], [True, False]])}
+C = {"w": torch.tensor([[True, False], [False, False]]), "only c": torch.tensor([True, True])}
+
+
+@pytest.mark.parametrize(
+    "by, w, only",
+    [("union", [[1, 1], [1, 0]], 1), ("intersection", [[1, 0], [0, 0]], 0), ("majority", [[1, 0], [0, 0]], 0)],
+)
+def test_masks_combine_by(by, w, only):
+    both = combine([A, B, C], by)
+    assert both["w"].int().tolist() == w
+    assert both["only a"].item() == both["only c"].all().item() == bool(only)
+    assert both.counts() == {name: int(mask.sum()) for name, mask in both.items()}
+
+
+def test_a_majority_is_more_than_half():
+    assert torch.equal(combine([A, B], "majority")["w"], combine([A, B], "intersection")["w"])
+    assert torch.equal(combine([A, A, B], "majority")["w"], A["w"])
+
+
+def test_packed_masks_combine_like_plain_ones(tmp_path):
+    model = Small()
+    plain = [random_masks(model, seed) for seed in range(3)]
+    packed = [load_masks(save_masks(tmp_path / str(i), masks, model), model) for i, masks in enumerate(plain)]
+    for by in ("union", "intersection", "majority"):
+        one, other = combine(plain, by), combine(packed, by)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert overlap(*plain[:2]) == overlap(*packed[:2])
+
+
+bits = st.lists(st.booleans(), min_size=11, max_size=11)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sets=st.lists(bits, min_size=2, max_size=5))
+def test_combined_masks_follow_from_how_many_sets_select_a_weight(sets):
+    masks = [{"w": torch.tensor(own)} for own in sets]
+    votes = sum(own["w"].int() for own in masks)
+    for by, expected in (("union", votes > 0), ("intersection", votes == len(sets)), ("majority", 2 * votes > len(sets))):
+        both = combine(masks, by)
+        assert torch.equal(both["w"], expected) and both.counts() == {"w": int(expected.sum())}
+
+
+def test_combining_refuses_what_cannot_be_combined():
+    with pytest.raises(ModelError, match="1 set of masks: combining takes at least two"):
+        combine([A], "union")
+    with pytest.raises(ModelError, match="by = 'unoin': no such way.*union"):
+        combine([A, B], "unoin")
+    with pytest.raises(ModelError, match=r"masks of different models: w has the shape \[2, 2\] in one and \[3\] in another"):
+        combine([A, {"w": torch.ones(3, dtype=torch.bool)}], "union")
+
+
+def test_overlap_is_intersection_over_union():
+    assert overlap(A, A) == 1.0
+    assert overlap(A, B) == 1 / 4  # w: one of three, and what B does not name
+    assert overlap({}, {"w": torch.zeros(2, dtype=torch.bool)}) is None
+
+
+def test_densities_are_given_by_kind_and_block(make_llama):
+    model = make_llama()
+    name = "model.layers.1.mlp.up_proj.weight"
+    cells = densities([(n, p.shape) for n, p in model.named_parameters()], {name: 1024})
+    by_place = {(cell["kind"], cell["layer"]): cell for cell in cells}
+    found = {"weights": 2048, "competing": 2048, "selected": 1024, "density": 0.5}
+    assert by_place["mlp.up_proj", 1] == {"kind": "mlp.up_proj", "layer": 1, **found}
+    assert by_place["lm_head", None]["density"] == by_place["lm_head", None]["competing"] == 0
+    assert sum(cell["weights"] for cell in cells) == sum(p.numel() for p in model.parameters())

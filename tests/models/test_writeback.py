@@ -9,7 +9,7 @@ from temper.errors import ModelError
 from temper.models.aliases import module_pattern
 from temper.models.cut import load_cut
 from temper.models.load import weights_hash
-from temper.models.writeback import apply_delta, write_changed, write_delta
+from temper.models.writeback import write_changed
 from temper.recipe import ModelSection, WorldSection
 from tests.models.architectures import KINDS, attentions, saved
 
@@ -284,77 +284,12 @@ def test_a_model_of_the_hub_is_written_back_into(tmp_path, monkeypatch):
     assert _same(_opened(tmp_path / "out").state_dict(), _replaced(model, changed))
 
 
-@pytest.mark.parametrize(("kind", "tie"), TIES)
-def test_a_delta_applied_is_the_copy(tmp_path, kind, tie):
-    model = saved(kind, tmp_path / "base", tie=tie)
-    embedding = next(name for name, _ in model.named_parameters())
-    changed = _moved(model, [*_down(model), embedding])
-    write_changed(tmp_path / "base", changed, tmp_path / "out")
-    write_delta(tmp_path / "base", changed, tmp_path / "delta")
-    apply_delta(tmp_path / "delta", tmp_path / "base", tmp_path / "applied")
-    assert weights_hash(tmp_path / "applied") == weights_hash(tmp_path / "out")
-
-
-def test_a_delta_holds_the_changed_tensors_in_the_dtype_of_the_base(tmp_path):
-    model = saved("llama", tmp_path / "base", dtype=torch.bfloat16)
-    changed = _moved(model, _down(model))
-    write_delta(tmp_path / "base", changed, tmp_path / "delta")
-    found = load_file(tmp_path / "delta/delta.safetensors")
-    assert _same(found, {name: value.to(torch.bfloat16) for name, value in changed.items()})
-
-
-def test_a_delta_says_what_it_belongs_to(tmp_path):
+def test_an_entry_that_is_as_it_was_loaded_in_a_narrower_dtype_keeps_its_stored_bits(tmp_path):
     model = saved("llama", tmp_path / "base")
-    write_delta(tmp_path / "base", _moved(model, _down(model)), tmp_path / "delta")
-    assert json.loads((tmp_path / "delta/delta.json").read_text()) == {
-        "schema": 1,
-        "base": str(tmp_path / "base"),
-        "revision": None,
-        "base_weights": weights_hash(tmp_path / "base"),
-        "names": ["model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight"],
-    }
-
-
-def test_a_delta_applies_to_its_base_wherever_it_lies(tmp_path):
-    model = saved("llama", tmp_path / "base")
-    write_delta(tmp_path / "base", _moved(model, _down(model)), tmp_path / "delta")
-    (tmp_path / "base").rename(tmp_path / "elsewhere")
-    assert apply_delta(tmp_path / "delta", tmp_path / "elsewhere", tmp_path / "out").is_dir()
-
-
-def test_a_delta_refuses_another_base(tmp_path):
-    model = saved("llama", tmp_path / "base")
-    saved("llama", tmp_path / "other", seed=1)
-    write_delta(tmp_path / "base", _moved(model, _down(model)), tmp_path / "delta")
-    with pytest.raises(ModelError, match=r"was made for .*base with weights \w{12}, but .*other has weights \w{12}"):
-        apply_delta(tmp_path / "delta", tmp_path / "other", tmp_path / "out")
-
-
-def test_a_tensor_that_does_not_fit_makes_no_delta(tmp_path):
-    saved("llama", tmp_path / "base")
-    with pytest.raises(ModelError, match="holds no such parameter"):
-        write_delta(tmp_path / "base", {"elsewhere": torch.ones(1)}, tmp_path / "delta")
-    assert not (tmp_path / "delta").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema": 2}, "schema = 2, this version reads 1"),
-        ({"names": ["other"]}, "names 1 tensors, delta.safetensors holds 2 others"),
-        ({"base_weights": ...}, "lacks base_weights"),
-    ],
-)
-def test_a_damaged_delta_is_refused(tmp_path, change, message):
-    model = saved("llama", tmp_path / "base")
-    write_delta(tmp_path / "base", _moved(model, _down(model)), tmp_path / "delta")
-    path = tmp_path / "delta/delta.json"
-    record = {**json.loads(path.read_text()), **change}
-    path.write_text(json.dumps({name: value for name, value in record.items() if value is not ...}))
-    with pytest.raises(ModelError, match=message):
-        apply_delta(tmp_path / "delta", tmp_path / "base", tmp_path / "out")
-
-
-def test_a_folder_that_is_no_delta_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="is no delta"):
-        apply_delta(tmp_path, tmp_path / "base", tmp_path / "out")
+    name = "model.layers.0.mlp.down_proj.weight"
+    before = model.get_parameter(name).detach()
+    trained = before.to(torch.bfloat16)
+    trained[0] += 1
+    write_changed(tmp_path / "base", {name: trained}, tmp_path / "out")
+    found = dict(_opened(tmp_path / "out").named_parameters())[name]
+    assert torch.equal(found[1:], before[1:]) and torch.equal(found[0], trained[0].float())

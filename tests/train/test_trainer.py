@@ -1,12 +1,14 @@
 """What makes a training exact: accumulation, order of rows, records, and state for what trains alone."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from temper import registry, unlearn
+from temper.errors import RecipeError, RunError
 from temper.unlearn.prepare import prepare
 from tests.unlearn.models import PEOPLE, TOWNS, recipe_for, write_world
 
@@ -199,3 +201,121 @@ def test_clipping_counts_the_selected_entries_alone(folder):
     whole = split(folder, "graddiff", folder / "a", 4)
     part = split(folder, "graddiff", folder / "b", 4, selection={"rows": 99.0})
     assert 0 < lines(part)[0]["grad_norm"] < lines(whole)[0]["grad_norm"]
+
+
+# ---- single weights that train ----
+
+
+@pytest.fixture
+def masked(folder):
+    """Return the settings of a run that trains a tenth of all weights, some single and some whole rows, drawn at random."""
+    from transformers import AutoModelForCausalLM
+
+    from temper.models.masks import save_masks
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    draw = torch.Generator().manual_seed(0)
+    masks = {
+        name: (torch.rand(p.shape if "mlp" in name else (len(p), 1), generator=draw) < 0.1).expand_as(p).contiguous()
+        for name, p in model.named_parameters()
+        if p.dim() == 2
+    }
+    save_masks(folder / "mask.safetensors", masks, model)
+    return {"selection": {"mask": {"path": str(folder / "mask.safetensors")}}}, masks
+
+
+def test_every_storage_trains_the_same_weights_and_no_other(folder, masked):
+    settings, masks = masked
+    before = load_file(folder / "model" / "model.safetensors")
+    runs = [
+        weights(split(folder, "npo", folder / storage, 2, train={"storage": storage, "steps": 5}, **settings))
+        for storage in ("packed", "delta", "dense_compat")
+    ]
+    for run in runs:
+        assert max((run[name] - runs[0][name]).abs().max().item() for name in run) <= 1e-6
+        for name, value in run.items():
+            mask = masks.get(name, torch.zeros(value.shape, dtype=torch.bool))
+            assert torch.equal(value[~mask], before[name][~mask])
+            if name.startswith("model.layers"):  # of the embeddings the tokens that occur
+                assert not mask.any() or (value[mask] != before[name][mask]).float().mean() > 0.9
+
+
+def test_packed_gradients_do_not_depend_on_how_a_step_is_split(folder, masked):
+    one, four = (split(folder, "graddiff", folder / str(size), size, **masked[0]) for size in (4, 1))
+    for first, second in zip(numbers(one), numbers(four), strict=True):
+        assert first == {key: pytest.approx(value, rel=1e-3, abs=1e-4) for key, value in second.items()}
+
+
+def test_one_role_at_a_time_packs_the_same_gradients(folder, masked):
+    one, two = (split(folder, "graddiff", folder / way, 4, train={"passes": way}, **masked[0]) for way in ("merged", "by_role"))
+    assert [line["grad_norm"] for line in lines(one)] == pytest.approx([line["grad_norm"] for line in lines(two)], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", [{"name": "klmin"}, {"name": "rmu", "layer": 1, "steering_coefficient": 2.0}], ids=str)
+def test_differences_serve_as_the_model_from_before(folder, masked, method):
+    """The losses read the model from before at every step: copies of what is selected, or the differences, give the same."""
+    train = {"reference": "recompute", "learning_rate": 1e-3}
+    found = []
+    for storage in ("packed", "delta"):
+        run = split(folder, method, folder / storage, 4, train={**train, "storage": storage}, **drop_unread(masked[0]))
+        found.append(lines(run))
+    assert [line["loss"] for line in found[0]] == pytest.approx([line["loss"] for line in found[1]], rel=1e-5)
+    assert found[0][0]["loss"] != pytest.approx(found[0][-1]["loss"], rel=1e-5)
+
+
+def drop_unread(settings):
+    return {"selection": {"mask": {**settings["selection"]["mask"], "drop_unread": True}}}
+
+
+@pytest.mark.parametrize("storage", [pytest.param("packed", marks=pytest.mark.slow), "delta"])
+def test_a_run_over_single_weights_resumes_to_the_same_bits(folder, masked, storage):
+    train = {"storage": storage, "steps": 4, "checkpoint_every": 2, "optimizer": "nadam"}
+    run = split(folder, "klmin", folder / "run", 2, train={**train, "reference": "recompute"}, **masked[0])
+    after = weights(run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["stages"]["unlearn"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(run / "model")
+    shutil.rmtree(run / "checkpoints" / "checkpoint-4")
+    again = weights(split(folder, "klmin", folder / "run", 2, train={**train, "reference": "recompute"}, **masked[0]))
+    assert "checkpoint-2" in (run / "log.jsonl").read_text()
+    assert all(torch.equal(after[name], again[name]) for name in after)
+
+
+def test_the_norm_of_dense_clipping_counts_every_weight(folder, masked):
+    some, every = (
+        lines(split(folder, "graddiff", folder / clip, 4, train={"clip": clip}, **masked[0])) for clip in ("masked", "dense")
+    )
+    assert some[0]["grad_norm"] < 0.6 * every[0]["grad_norm"]
+
+
+RARE = ("adam", "rmsprop", "adamax", "nadam", "radam", "adadelta")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", *(pytest.param(name, marks=pytest.mark.slow) for name in RARE)])
+def test_any_elementwise_optimizer_trains_what_is_selected(folder, masked, optimizer):
+    momentum = {"momentum": 0.9} if optimizer in ("sgd", "rmsprop") else {}
+    before = load_file(folder / "model" / "model.safetensors")
+    train = {"optimizer": optimizer, "learning_rate": 0.01, "steps": 2, "weight_decay": 0.1, **momentum}
+    after = weights(split(folder, "npo", folder / "run", 4, train=train, **masked[0]))
+    name = "model.layers.0.mlp.down_proj.weight"
+    mask = masked[1][name]
+    assert torch.equal(after[name][~mask], before[name][~mask]) and (after[name][mask] != before[name][mask]).all()
+
+
+def test_dense_clipping_and_a_smoother_are_refused_together(folder, masked):
+    with pytest.raises(RecipeError, match=r"train.clip: a smoother follows masked gradients.*Set it to masked"):
+        split(folder, "npo", folder / "run", 4, train={"clip": "dense"}, smoother="sam", **masked[0])
+
+
+def test_a_gradient_that_is_not_finite_names_the_step_and_the_parameter(folder, monkeypatch):
+    from temper.train.losses.nll import NLL
+
+    def broken(self, outputs, batch, cache, usual=NLL.__call__):
+        value = usual(self, outputs, batch, cache)
+        value.total.register_hook(lambda gradient: gradient * float("nan"))
+        return value
+
+    monkeypatch.setattr(NLL, "__call__", broken)
+    with pytest.raises(RunError, match=r"infinite or NaN at step 1, first in model\.\S+weight"):
+        split(folder, "graddiff", folder / "run", 4)

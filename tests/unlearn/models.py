@@ -50,7 +50,7 @@ def recipe_for(folder, **changes):
     document = {
         "name": "try",
         "model": {"path": str(folder / "model")},
-        "data": {"forget": {"path": str(folder / "forget.jsonl")}},
+        "data": changes.pop("data", {"forget": {"path": str(folder / "forget.jsonl")}}),
         "method": method,
         "train": {"steps": 4, "batch_size": 2, "learning_rate": 0.01, "log_every": 1, **changes.pop("train", {})},
         **changes,

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from temper import unlearn
-from temper.models.writeback import apply_delta
+from temper.models.delta import apply_delta
 from tests.data.tokenizers import make_tokenizer
 from tests.models.architectures import configuration
 from tests.unlearn.models import recipe_for, write_world

@@ -15,6 +15,7 @@ from tests.unlearn.models import recipe_for, write_world
 
 OBJECTIVES = registry.names("objective")
 SELECTIONS = ("all", "lora", "pattern", "mask", "rows")
+SCORES = ("wagle", "wagle_product", "magnitude", "gradient", "snip", "wanda", "random")
 SMOOTHERS = (None, "sam")
 KEPT_ROWS = 80.0
 
@@ -41,8 +42,10 @@ def selection_of(kind, folder):
         "all": "all",
         "lora": {"lora": 2},
         "pattern": {"pattern": r"layers\.[01]\.mlp\.down_proj"},
-        "mask": {"mask": str(folder / "mask.safetensors")},
+        "mask": {"mask": {"path": str(folder / "mask.safetensors"), "drop_unread": True}},
         "rows": {"rows": KEPT_ROWS},
+        "scored_lora": {"lora": {"rank": 2, "by": {"wagle": 0.2}}},
+        **{name: {name: 0.2} for name in SCORES},
     }[kind]
 
 
@@ -52,6 +55,12 @@ def run_one(folder, out, objective, selection="all", smoother=None, **changes):
         folder, method=objective, selection=selection_of(selection, folder), smoother=smoother, train=train, **changes
     )
     return unlearn.run(recipe, out)
+
+
+def with_scored_rows(folder, kind):
+    """Return the data that a score reads whether or not the objective does."""
+    roles = ("forget", "retain") if kind in ("wagle", "wagle_product", "scored_lora") else ("forget",)
+    return {"data": {role: {"path": str(folder / f"{role}.jsonl")} for role in roles}}
 
 
 def trained(run):
@@ -65,11 +74,11 @@ def losses(run):
     return [line["loss"] for line in lines if line["event"] == "train"]
 
 
-def outside(kind, folder, make_llama, before):
+def outside(kind, run, folder, make_llama, before):
     """Return which entries of each tensor may not change; of rows, only how many may is known beforehand."""
     if kind == "all":
         return {}
-    if kind == "lora":
+    if kind in ("lora", "scored_lora"):
         return {name: torch.ones_like(t, dtype=torch.bool) for name, t in before.items() if "_proj" not in name}
     if kind == "pattern":
         return {
@@ -77,15 +86,16 @@ def outside(kind, folder, make_llama, before):
             for name, t in before.items()
             if "down_proj" not in name or "layers.2" in name
         }
-    if kind == "mask":
+    if kind in ("mask", *SCORES):
         model = make_llama(layers=3, vocab=len(before["lm_head.weight"]))
-        return {name: ~mask for name, mask in load_masks(folder / "mask.safetensors", model).items()}
+        masks = load_masks((folder if kind == "mask" else run) / "mask.safetensors", model)
+        return {name: ~masks[name] if name in masks else torch.ones_like(t, dtype=torch.bool) for name, t in before.items()}
     return {name: torch.ones_like(t, dtype=torch.bool) for name, t in before.items() if t.dim() != 2}
 
 
 def check(run, kind, folder, make_llama):
     before = load_file(folder / "model" / "model.safetensors")
-    fixed = outside(kind, folder, make_llama, before)
+    fixed = outside(kind, run, folder, make_llama, before)
     for after in trained(run):
         assert before.keys() == after.keys()
         changed = {name: before[name] != after[name] for name in before}
@@ -125,6 +135,24 @@ def test_the_other_half_of_the_matrix(folder, tmp_path, make_llama, objective):
         check(run_one(folder, tmp_path / kind, objective, kind, smoother), kind, folder, make_llama)
 
 
+def scored(folder, out, make_llama, objective, kind, smoother=None):
+    check(run_one(folder, out, objective, kind, smoother, **with_scored_rows(folder, kind)), kind, folder, make_llama)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_trains_what_a_score_selects_and_nothing_else(folder, tmp_path, make_llama, objective):
+    kinds = (*SCORES, "scored_lora")
+    scored(folder, tmp_path / "run", make_llama, objective, kinds[OBJECTIVES.index(objective) % len(kinds)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*SCORES, "scored_lora"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_goes_with_every_score(folder, tmp_path, make_llama, objective, kind):
+    for smoother in SMOOTHERS:
+        scored(folder, tmp_path / str(smoother), make_llama, objective, kind, smoother)
+
+
 @pytest.mark.parametrize("term", ["nll", "kl", "embed", "ap", "none"])
 def test_every_retain_term_goes_with_full_weights_and_with_an_adapter(folder, tmp_path, make_llama, term):
     method = {"name": "simnpo", "retain_term": term, **({"retain_layer": 1} if term == "embed" else {})}
@@ -149,7 +177,7 @@ def test_every_smoother_keeps_to_the_selection(folder, tmp_path, make_llama, smo
         check(run_one(folder, tmp_path / kind, objective, kind, smoother), kind, folder, make_llama)
 
 
-@pytest.mark.parametrize("kind", ["all", "lora", "pattern"])
+@pytest.mark.parametrize("kind", ["all", "lora", "pattern", "snip"])
 @pytest.mark.parametrize("objective", ["npo", "rmu", "task_vector"])
 def test_the_plan_and_the_record_of_a_run_agree(folder, tmp_path, objective, kind):
     train = {"steps": 2, "checkpoint_every": 0, "weight_decay": 0.1}

@@ -95,6 +95,31 @@ def test_every_way_to_train_is_the_same_in_two_processes(folder, settings, shard
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "train", [{}, {"storage": "delta", "passes": "by_role"}, {"storage": "dense_compat"}, {"sharding": "fsdp2"}], ids=str
+)
+def test_single_weights_train_the_same_in_two_processes(folder, train):
+    """What is packed is averaged over processes; whole rows have a gradient of their own in each linear layer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from temper.models.masks import save_masks
+
+    model, draw = AutoModelForCausalLM.from_pretrained(folder / "model"), torch.Generator().manual_seed(0)
+    masks = {
+        name: (torch.rand(p.shape if "mlp" in name else (len(p), 1), generator=draw) < 0.2).expand_as(p).contiguous()
+        for name, p in model.named_parameters()
+        if p.dim() == 2
+    }
+    save_masks(folder / "mask.safetensors", masks, model)
+    selection = {"mask": {"path": str(folder / "mask.safetensors")}}
+    single, double = assert_two_equal_one(folder, method="npo", selection=selection, train=train)
+    logs = [(run / "log.jsonl").read_text().splitlines() for run in (single, double)]
+    norms = [[json.loads(line)["grad_norm"] for line in log if '"grad_norm"' in line] for log in logs]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_processes_whose_rows_differ_in_length_run_the_same_passes(folder):
     """Each process would group its roles by its own widths, and with shards they would wait for each other for ever."""
     rows = [json.loads(line) for line in (folder / "forget.jsonl").read_text().splitlines()]

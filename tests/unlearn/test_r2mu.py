@@ -10,7 +10,7 @@ from temper.draws import torch_generator
 from temper.models.selection import SelectLayers, SelectLora
 from temper.models.trunk import run_trunk
 from temper.train.engine import Engine, count_units
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import masked_adamw
 from temper.train.plan import plan_of
 from temper.unlearn.context import sketched_context
 from temper.unlearn.r2mu import R2MU
@@ -51,7 +51,7 @@ def train(model, method, batches, rate=7.5e-5, decay=0.01, topics=("default",), 
     """Train on batches by the engine and return the optimiser and the values of the terms at each step, by role and label."""
     terms, _ = terms_of(method, topics, width)
     engine = Engine(model, terms)
-    optimizer = SelectedAdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad], lr=rate, weight_decay=decay)
+    optimizer = masked_adamw([(n, p) for n, p in model.named_parameters() if p.requires_grad], lr=rate, weight_decay=decay)
     values = []
     for step in batches:
         optimizer.zero_grad()
@@ -296,7 +296,7 @@ def test_with_masters_almost_every_selected_entry_of_bfloat16_weights_moves(make
         before = weights_of(model)
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         optimizer = (
-            SelectedAdamW(trained, lr=7.5e-5)
+            masked_adamw(trained, lr=7.5e-5)
             if masters
             else torch.optim.AdamW([p for _, p in trained], lr=7.5e-5, weight_decay=0.0)
         )

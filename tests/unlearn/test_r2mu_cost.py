@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from temper.models.cut import load_cut
 from temper.recipe import WorldSection
 from temper.train.engine import Engine, count_units
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import masked_adamw
 from temper.train.plan import plan_of
 from temper.train.reference import RoleReference
 from temper.unlearn.r2mu import R2MU
@@ -134,7 +134,7 @@ def test_the_memory_of_a_step_is_that_of_the_blocks_that_train(make_llama, tmp_p
     terms, _ = terms_of(R2MU(layer=LAYER, steering_coefficient=6.5), width=WIDE)
     engine = Engine(model, terms)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    optimizer = SelectedAdamW(trained, lr=7.5e-5)
+    optimizer = masked_adamw(trained, lr=7.5e-5)
 
     def once():
         optimizer.zero_grad()

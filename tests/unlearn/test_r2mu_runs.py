@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from temper import unlearn
 from temper.errors import DataError, RecipeError
-from temper.models.writeback import apply_delta
+from temper.models.delta import apply_delta
 from temper.unlearn.planning import plan
 from temper.unlearn.prepare import prepare
 from temper.unlearn.rmu import control_direction

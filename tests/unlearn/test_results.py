@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from temper import unlearn
 from temper.errors import RecipeError
+from temper.models.delta import apply_delta
 from temper.models.load import load_model
 from temper.models.offset import LogitOffsetModel
-from temper.models.writeback import apply_delta
 from temper.recipe import WorldSection
 from temper.unlearn.prepare import prepare
 from tests.unlearn.models import recipe_for, write_world

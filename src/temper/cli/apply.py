@@ -24,7 +24,7 @@ def apply(
 
     Example: temper apply runs/try/delta world:original --out models/forgotten
     """
-    from temper.models.writeback import apply_delta
+    from temper.models.delta import apply_delta
     from temper.recipe import WorldSection
 
     folder = apply_delta(delta, base, out, world=WorldSection())

@@ -49,12 +49,14 @@ def unlearn(
             return  # the first process assesses and reports
         evidence = assess.run(folder, progress=progress) if recipe.evaluate is not None else None
         page = report.run(folder) if evidence is not None else None
-    stopped = read_json(folder / "manifest.json")["stages"]["unlearn"].get("stopped")
+    stage = read_json(folder / "manifest.json")["stages"]["unlearn"]
+    stopped, damage = stage.get("stopped"), stage.get("damage")
     if json:
         emit(
             {
                 "folder": str(folder),
                 "stopped": stopped,
+                "damage": damage,
                 "model": str(folder / "model"),
                 "report": str(page) if page else None,
                 "evidence": evidence.model_dump(mode="json") if evidence else None,
@@ -70,6 +72,10 @@ def unlearn(
             typer.echo(line)
     if stopped is not None:
         typer.echo(f"note    training {stopped['sentence']}")
+    if damage is not None:
+        from temper.report.weights import damage_in, one_line
+
+        typer.echo(f"weights {one_line(damage_in(folder))}")
     typer.echo(f"model   {folder / 'model'}")
     if (folder / "delta").is_dir():
         typer.echo(f"delta   {folder / 'delta'}  (temper apply makes the model of it and its base)")

@@ -14,12 +14,13 @@ LOGITS_A_BATCH: Final = 32_000_000
 """128 MB in float32: with a vocabulary of 128,000 it is the logits that fill the memory, not the tokens."""
 
 
-def length_sorted(items: Sequence[Item], vocabulary: int) -> Iterator[list[int]]:
+def length_sorted(items: Sequence[Item], vocabulary: int, tokens: int = TOKENS_A_BATCH) -> Iterator[list[int]]:
     """Yield the places of items that go through the model together: of like length, within the budgets.
 
     Args:
         items: The items.
         vocabulary: Number of tokens that have a logit.
+        tokens: Padded tokens of a batch; one has at least one row.
     """
     order = sorted(range(len(items)), key=lambda index: len(items[index].input_ids))
     batch: list[int] = []
@@ -27,7 +28,7 @@ def length_sorted(items: Sequence[Item], vocabulary: int) -> Iterator[list[int]]
     for index in order:
         length = len(items[index].input_ids)
         wanted = sum(label != -100 for label in items[index].labels)
-        too_wide = (len(batch) + 1) * length > TOKENS_A_BATCH
+        too_wide = (len(batch) + 1) * length > tokens
         if batch and (too_wide or (scored + wanted) * vocabulary > LOGITS_A_BATCH):
             yield batch
             batch, scored = [], 0

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from temper.errors import ModelError
-from temper.recipe import NamedSettings, Recipe
+from temper.recipe import Named, NamedSettings, Recipe, named_settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from temper.models.maskset import PackedMasks
 
 __all__ = [
     "SelectAll",
@@ -108,11 +110,18 @@ class Selection(NamedSettings):
         is_adapter: Whether the model's own weights stay and new ones are trained beside them.
         has_masks: Whether single entries of parameters are selected, so that `masks` returns some.
         needs_gradients: Whether `masks` reads gradients.
+        is_score: Whether it gives every weight a number, from which masks are made before training.
     """
 
     is_adapter: ClassVar[bool] = False
     has_masks: ClassVar[bool] = False
     needs_gradients: ClassVar[bool] = False
+    is_score: ClassVar[bool] = False
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Return the roles whose rows are read to choose weights, before training."""
+        return ()
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Freeze all but the selected parameters and return the model to train (wrapped, for an adapter).
@@ -137,7 +146,7 @@ class Selection(NamedSettings):
         """Return whether the parameter of this name is selected."""
         raise ModelError(f"selection {self.name} does not say which parameters it covers")
 
-    def masks(self, model: nn.Module, gradients: Callable[[], Iterator[tuple[str, Tensor]]]) -> dict[str, Tensor]:
+    def masks(self, model: nn.Module, gradients: Callable[[], Iterator[tuple[str, Tensor]]]) -> Mapping[str, Tensor]:
         """Return which entries train, parameter name to a boolean tensor of its shape; one without an entry trains whole.
 
         Called once after `apply`, on the weights from before training; it freezes parameters of which no entry is selected.
@@ -243,7 +252,7 @@ class SelectRows(Selection):
             if parameter.dim() == 2 and (self.pattern is None or re.search(self.pattern, name))
         }
 
-    def masks(self, model: nn.Module, gradients: Callable[[], Iterator[tuple[str, Tensor]]]) -> dict[str, Tensor]:
+    def masks(self, model: nn.Module, gradients: Callable[[], Iterator[tuple[str, Tensor]]]) -> Mapping[str, Tensor]:
         """Return the rows with the largest gradient norms; matrices without one are frozen.
 
         Raises:
@@ -272,19 +281,28 @@ class SelectMaskFile(Selection):
     shorthand: ClassVar[str] = "path"
     has_masks: ClassVar[bool] = True
     path: str = Field(min_length=1, description="A mask file made for this model.")
+    any_weights: bool = Field(False, description="Accept a file that was made from other weights of the same shapes.")
+    drop_unread: bool = Field(
+        False, description="Leave as they are the weights that the objective gives no gradient, instead of refusing the file."
+    )
 
-    def _kept(self, model: nn.Module) -> dict[str, Tensor]:
+    def opened(self, model: nn.Module) -> PackedMasks:
+        """Return the masks of the file that select something; each is unpacked when it is asked for.
+
+        Raises:
+            ModelError: The file is damaged, or was made for another model.
+        """
         from temper.models.masks import load_masks
 
-        return {name: mask for name, mask in load_masks(Path(self.path), model).items() if bool(mask.any())}
+        return load_masks(Path(self.path), model).selecting()
 
     def covered(self, model: nn.Module) -> set[str]:
         """Return the names of the parameters of which the file selects an entry."""
-        return set(self._kept(model))
+        return set(self.opened(model))
 
-    def masks(self, model: nn.Module, gradients: Callable[[], Iterator[tuple[str, Tensor]]]) -> dict[str, Tensor]:
+    def masks(self, model: nn.Module, gradients: Callable[[], Iterator[tuple[str, Tensor]]]) -> Mapping[str, Tensor]:
         """Return the masks of the file."""
-        return self._kept(model)
+        return self.opened(model)
 
 
 class SelectLora(Selection):
@@ -298,6 +316,33 @@ class SelectLora(Selection):
     dropout: float = Field(0.0, ge=0, lt=1)
     target: str | list[str] = Field("all-linear", description="Modules that get an adapter.")
     dora: bool = False
+    by: Named | None = Field(
+        None,
+        description="A score, e.g. {wagle: 0.1}: adapters go where the weights it selects lie, with ranks in proportion; rank is their mean.",
+    )
+    keep: float = Field(0.5, gt=0, le=1, description="With by: the share of the linear layers that get an adapter.")
+    ranks: dict[str, int] | None = Field(None, description="Module to its rank, in the place of target and rank.")
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _is_score(cls, value: Any) -> Any:
+        found = None if value is None else named_settings("selection", value)
+        if found is not None and not getattr(found, "is_score", False):
+            raise ValueError(f"{found.name} is no score; give e.g. {{wagle: 0.1}}")
+        return found
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SelectLora:
+        if self.by is not None and (self.ranks is not None or self.target != "all-linear"):
+            raise ValueError("by: chooses modules and ranks itself; leave out target and ranks")
+        if self.ranks is not None and (not self.ranks or min(self.ranks.values()) < 1):
+            raise ValueError("ranks: needs at least one module, each with a rank of at least 1")
+        return self
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Return the roles whose rows the score reads."""
+        return self.by.roles if isinstance(self.by, Selection) else ()
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Wrap the model with a fresh adapter whose effect is zero until it is trained."""
@@ -309,11 +354,16 @@ class SelectLora(Selection):
                 f"selection.lora.rank = {self.rank}, but the model is {width} wide, and an adapter of that rank or more is no smaller than its "
                 f"matrices. Set a rank up to {width}; 8 to 64 is usual."
             )
+        scale = (self.alpha if self.alpha is not None else 2 * self.rank) / self.rank
+        ranks = self.ranks or {}
         config = peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha if self.alpha is not None else 2 * self.rank,
             lora_dropout=self.dropout,
-            target_modules=self.target,
+            target_modules=list(ranks) or self.target,
+            # the same scale for every module, whatever its rank
+            rank_pattern={f"^{re.escape(name)}$": rank for name, rank in ranks.items()},
+            alpha_pattern={f"^{re.escape(name)}$": scale * rank for name, rank in ranks.items()},
             use_dora=self.dora,
             task_type="CAUSAL_LM",
         )

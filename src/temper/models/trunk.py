@@ -9,7 +9,7 @@ there is no second model.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from torch import nn
 from temper.errors import ModelError
 from temper.models.heads import inner_model
 from temper.models.original import OriginalWeights
+from temper.models.places import Place
 from temper.models.selection import decoder_layers, full_layers
 
-__all__ = ["Entry", "FrozenBranch", "capture_hidden", "check_layer", "freeze_above", "run_trunk"]
+__all__ = ["Entry", "FrozenBranch", "capture_hidden", "check_layer", "freeze_above", "reached", "run_trunk"]
 
 
 class _Stop(Exception):
@@ -148,14 +149,20 @@ def freeze_above(model: Any, layer: int) -> None:
 
     Such parameters would never get a gradient; frozen, they are not counted as trained either.
     """
+    read = reached(model, layer)
+    for name, parameter in model.named_parameters():
+        if name not in read:
+            parameter.requires_grad_(False)
+
+
+def reached(model: Any, layer: int) -> set[str]:
+    """Return the names of the parameters that the output of a block can depend on."""
     inner = inner_model(model)
     blocks = list(decoder_layers(model))
     below = {id(p) for part in (*blocks[: layer + 1], inner.get_input_embeddings()) for p in part.parameters()}
     above = {id(p) for block in blocks[layer + 1 :] for p in block.parameters()}
     positions = {id(p) for name, p in inner.named_parameters() if "embed" in name or ".wpe" in name} - above
-    for parameter in model.parameters():
-        if id(parameter) not in below | positions:
-            parameter.requires_grad_(False)
+    return {name for name, p in model.named_parameters() if id(p) in below | positions}
 
 
 def _drops(model: nn.Module) -> bool:
@@ -174,12 +181,13 @@ class FrozenBranch:
     Args:
         model: The model, its selection applied and not yet trained.
         layer: The block that is read.
+        places: Where the selected entries of parameters lie, of which some are selected.
     """
 
-    def __init__(self, model: Any, layer: int) -> None:
+    def __init__(self, model: Any, layer: int, places: Mapping[str, Place] | None = None) -> None:
         self._model = model
         self._layer = layer
-        self.original = OriginalWeights(model, up_to_layer=layer)
+        self.original = OriginalWeights(model, up_to_layer=layer, places=places)
         trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
         blocks = list(decoder_layers(model))
         touched = [index for index, block in enumerate(blocks) if any(id(p) in trained for p in block.parameters())]

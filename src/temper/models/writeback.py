@@ -1,46 +1,52 @@
 """From trained tensors back to a checkpoint that any loader opens, without the full model in memory.
 
 A changed tensor keeps its dtype, its shape and so its place: a shard is copied byte for byte and the changed ranges are
-written over. What is untouched stays identical, header and metadata included. A delta holds the changed tensors alone and
-applies to the exact weights it was made for.
+written over. What is untouched stays identical, header and metadata included. `temper.models.delta` keeps the changes alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from temper.errors import DataError, ModelError, nearest
-from temper.files import folder_aside, hash_file, read_json, write_json
+from temper.errors import ModelError, nearest
+from temper.files import folder_aside, hash_file, read_json
 from temper.models.checkpoint import INDEX_FILE, Checkpoint, StoredNames, open_checkpoint, skeleton_of
 from temper.models.load import load_config, resolve_path
-from temper.models.tensorfile import TensorWriter, bytes_of, mapped
+from temper.models.sparse import differing
+from temper.models.tensorfile import bytes_of, mapped
 from temper.recipe import ModelSection, WorldSection
 
-__all__ = ["DELTA_SCHEMA", "apply_delta", "write_changed", "write_delta"]
+__all__ = ["StoredModel", "check_apart", "files_hash", "write_changed", "write_stored"]
 
-DELTA_SCHEMA = 1
-_DELTA_FILE, _DELTA_TENSORS = "delta.json", "delta.safetensors"
 _BESIDE = (".json", ".txt", ".model", ".jinja")
 """What is copied beside the weights: configuration, tokenizer, chat template, generation settings. Never pickles."""
-_NOT_COPIED = ("adapter_config.json", _DELTA_FILE)
+_NOT_COPIED = ("adapter_config.json", "delta.json")
 _STORED_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class _Base:
-    """A checkpoint that is written back into: its files and what its tensors are called in memory.
+class StoredModel:
+    """A checkpoint that is written back into or compared: its files and what its tensors are called in memory.
 
     Args:
         base: A local folder, a hub name or a `world:` name.
         section: Where it is given: revision and trust_remote_code.
         world: Which embedded world `world:` means.
+
+    Attributes:
+        name: As it was given.
+        folder: Where configuration and tokenizer lie.
+        checkpoint: The files with weights.
+        skeleton: The whole model without weights.
+        parts: Parameter to the stored tensors it is made of: one of its own shape, or several that are converted on loading.
+        twins: The other name of a matrix that has two.
+
+    Raises:
+        ModelError: It cannot be read, or holds quantised weights.
     """
 
     def __init__(self, base: str | Path, section: ModelSection | None, world: WorldSection | None) -> None:
@@ -55,20 +61,20 @@ class _Base:
                 f"{base}: holds quantised weights, which cannot be written back into. Use the weights they were made from."
             )
         self.checkpoint = open_checkpoint(source, section.revision if section is not None else None)
-        skeleton = skeleton_of(config, trust_remote_code=trusted)
-        self._names = StoredNames(skeleton)
-        self._parts: dict[str, list[str]] = {}
+        self.skeleton = skeleton_of(config, trust_remote_code=trusted)
+        self._names = StoredNames(self.skeleton)
+        self.parts: dict[str, list[str]] = {}
         self._converted: set[str] = set()
         for stored in self.checkpoint.file_of:
             name, converted = self._names.parameter_of(stored)
             if name is not None:
-                self._parts.setdefault(name, []).append(stored)
+                self.parts.setdefault(name, []).append(stored)
                 if converted:
                     self._converted.add(name)
         # names of one matrix: input embedding and head, where they are shared
-        self._twins: dict[str, str] = {}
-        for target, source in (getattr(skeleton, "all_tied_weights_keys", None) or {}).items():
-            self._twins |= {target: source, source: target}
+        self.twins: dict[str, str] = {}
+        for target, source in (getattr(self.skeleton, "all_tied_weights_keys", None) or {}).items():
+            self.twins |= {target: source, source: target}
 
     def targets(self, name: str) -> list[str]:
         """Return the stored parameters that must change with this one: itself, and the name it shares its matrix with.
@@ -76,36 +82,65 @@ class _Base:
         Raises:
             ModelError: The checkpoint holds neither.
         """
-        twin = self._twins.get(name)
-        found = [known for known in (name, twin) if known is not None and known in self._parts]
-        if len(found) == 2 and not self._same(*(self._parts[known][0] for known in found)):
+        twin = self.twins.get(name)
+        found = [known for known in (name, twin) if known is not None and known in self.parts]
+        if len(found) == 2 and not self._same(*(self.parts[known][0] for known in found)):
             return [name]  # stored apart with values of their own, which transformers then keeps apart
         if not found:
             raise ModelError(
-                f"changed[{name!r}]: {self.name} holds no such parameter{nearest(name, self._parts)}. Use the names of the full model."
+                f"changed[{name!r}]: {self.name} holds no such parameter{nearest(name, self.parts)}. Use the names of the full model."
             )
         return found
 
     def _same(self, first: str, second: str) -> bool:
-        one, other = (mapped(self.checkpoint.path_of(self.checkpoint.file_of[stored]))[stored] for stored in (first, second))
-        return torch.equal(one, other)
+        return torch.equal(self.value(first), self.value(second))
+
+    def value(self, stored: str) -> torch.Tensor:
+        """Return a stored tensor, read as it is touched; its pages are let go with it."""
+        tensor: torch.Tensor = mapped(self.checkpoint.path_of(self.checkpoint.file_of[stored]))[stored]
+        return tensor
+
+    def laid_out(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        """Return a tensor of a parameter's shape, of any dtype, in the pieces the parameter is stored in; None where that cannot be done."""
+        expected = self.parts[name]
+        if name in self._converted:
+            parts = self._names.stored_as(name, tensor.detach(), set(self.checkpoint.file_of))
+        else:
+            parts = dict.fromkeys(expected, tensor.detach())
+        return parts if set(parts) == set(expected) else None
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """Return the value of a parameter, in the shape it has in memory and the dtype it is stored in.
+
+        Raises:
+            ModelError: Where its stored pieces go cannot be told.
+        """
+        pieces = self.parts[name]
+        if name not in self._converted:
+            return self.value(pieces[0])
+        shape = self.skeleton.get_parameter(name).shape
+        places = self.laid_out(name, torch.arange(shape.numel()).reshape(shape))
+        if places is None:
+            raise ModelError(f"{self.name}: keeps {name} as {', '.join(sorted(pieces)[:3])}, whose places in it cannot be told")
+        result = torch.empty(shape, dtype=self.checkpoint.place_of(pieces[0]).dtype)
+        for piece in pieces:
+            result.put_(places[piece], self.value(piece))
+        return result
 
     def stored(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the stored tensors that a new value of a parameter becomes, in the dtype they are stored in.
+
+        Where the model was loaded in a dtype that cannot hold what is stored, an entry that is as it was loaded keeps its stored bits.
 
         Raises:
             ModelError: No such parameter, another shape, weights that are not plain floats, or a layout that cannot be undone.
         """
         result: dict[str, torch.Tensor] = {}
         for target in self.targets(name):
-            expected = self._parts[target]
-            if target in self._converted:
-                parts = self._names.stored_as(target, tensor.detach(), set(self.checkpoint.file_of))
-            else:
-                parts = dict.fromkeys(expected, tensor.detach())
-            if set(parts) != set(expected):
+            parts = self.laid_out(target, tensor)
+            if parts is None:
                 raise ModelError(
-                    f"changed[{name!r}]: {self.name} keeps it as {', '.join(sorted(expected)[:3])}, which cannot be made from this tensor alone. "
+                    f"changed[{name!r}]: {self.name} keeps it as {', '.join(sorted(self.parts[target])[:3])}, which cannot be made from this tensor alone. "
                     "Save the full model instead."
                 )
             for stored, value in parts.items():
@@ -119,12 +154,14 @@ class _Base:
                     raise ModelError(
                         f"changed[{name!r}]: {self.name} stores {stored} as {place.dtype}, which is not a plain float"
                     )
-                result[stored] = value.to(place.dtype)
+                result[stored] = self._cast(stored, value.cpu(), place.dtype)
         return result
 
-    def stored_dtype(self, name: str) -> torch.dtype:
-        """Return the dtype a parameter is stored in."""
-        return self.checkpoint.place_of(self._parts[self.targets(name)[0]][0]).dtype
+    def _cast(self, stored: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if torch.promote_types(value.dtype, dtype) == value.dtype:
+            return value.to(dtype)
+        base = self.value(stored)
+        return torch.where(differing(base.to(value.dtype), value), value.to(dtype), base)
 
     def check(self, changed: Mapping[str, torch.Tensor]) -> None:
         """Check that nothing is asked for twice.
@@ -135,7 +172,7 @@ class _Base:
         if not changed:
             raise ModelError("changed is empty: there is nothing to write back. Give at least one tensor.")
         for name, tensor in changed.items():
-            twin = self._twins.get(name)
+            twin = self.twins.get(name)
             if twin in changed and not torch.equal(tensor, changed[str(twin)]):
                 raise ModelError(
                     f"changed holds different values for {name!r} and {twin!r}, which are one matrix in {self.name}. Give one of them."
@@ -159,7 +196,7 @@ def _beside(source: str, section: ModelSection | None) -> Path:
         ) from error
 
 
-def _weights_hash(checkpoint: Checkpoint) -> str:
+def files_hash(checkpoint: Checkpoint) -> str:
     """Return one hash over the files that are loaded; of a plain folder the same as `weights_hash` gives.
 
     Some hub models hold their weights a second time under another name, which not every copy of them has.
@@ -170,7 +207,12 @@ def _weights_hash(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _check_apart(base: Path, out: Path) -> None:
+def check_apart(base: Path, out: Path) -> None:
+    """Check that a folder to write is not one that is read.
+
+    Raises:
+        ModelError: They overlap.
+    """
     here, there = base.resolve(), out.resolve()
     if here == there or here.is_relative_to(there) or there.is_relative_to(here):
         raise ModelError(f"out = {out}: lies in, around or on the base {base}. Name another folder.")
@@ -198,23 +240,33 @@ def write_changed(
     Raises:
         ModelError: The base cannot be read, a tensor does not fit it, or `out_folder` overlaps it.
     """
-    opened = _Base(base, section, world)
-    _check_apart(opened.folder, out_folder)
+    opened = StoredModel(base, section, world)
+    check_apart(opened.folder, out_folder)
     opened.check(changed)
-    checkpoint = opened.checkpoint
     where = {stored: name for name, tensor in changed.items() for stored in opened.stored(name, tensor)}  # checked before copying
+    values = (pair for name in dict.fromkeys(where.values()) for pair in opened.stored(name, changed[name]).items())
+    return write_stored(opened, values, out_folder)
+
+
+def write_stored(opened: StoredModel, values: Iterable[tuple[str, torch.Tensor]], out_folder: Path) -> Path:
+    """Write a copy of a checkpoint with some stored tensors replaced, and return its folder.
+
+    Args:
+        opened: The checkpoint.
+        values: Stored name and new value, in the dtype and shape that are stored; drawn one at a time.
+        out_folder: Where the copy goes, whole or not at all.
+    """
+    checkpoint = opened.checkpoint
     with folder_aside(out_folder) as aside:
         _copy_beside(opened.folder, aside, checkpoint.is_sharded)
         for file in sorted(set(checkpoint.file_of.values())):
             target = aside / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoint.path_of(file), target)
-        for name in dict.fromkeys(where.values()):
-            for stored, value in opened.stored(name, changed[name]).items():
-                place = checkpoint.place_of(stored)
-                with (aside / checkpoint.file_of[stored]).open("r+b") as handle:
-                    handle.seek(place.start)
-                    handle.write(bytes_of(value))
+        for stored, value in values:
+            with (aside / checkpoint.file_of[stored]).open("r+b") as handle:
+                handle.seek(checkpoint.place_of(stored).start)
+                handle.write(bytes_of(value))
     return out_folder
 
 
@@ -228,103 +280,3 @@ def _copy_beside(folder: Path, aside: Path, is_sharded: bool) -> None:
             continue
         if not is_index or (is_sharded and file.name == INDEX_FILE):
             shutil.copyfile(file, aside / file.name)
-
-
-def write_delta(
-    base: str | Path,
-    changed: Mapping[str, torch.Tensor],
-    out_folder: Path,
-    *,
-    section: ModelSection | None = None,
-    world: WorldSection | None = None,
-) -> Path:
-    """Write the changed tensors alone, with the hash of the weights they belong to, and return the folder.
-
-    Args:
-        base: A local folder, a hub name or a `world:` name.
-        changed: New values by parameter name, as the full model has them; cast to the dtype they are stored in.
-        out_folder: Where delta.safetensors and delta.json go, whole or not at all.
-        section: Where it is given: revision and trust_remote_code.
-        world: Which embedded world `world:` means.
-
-    Raises:
-        ModelError: The base cannot be read, a tensor does not fit it, or `out_folder` overlaps it.
-    """
-    opened = _Base(base, section, world)
-    _check_apart(opened.folder, out_folder)
-    opened.check(changed)
-    for name, tensor in changed.items():
-        opened.stored(name, tensor)
-    dtypes = {name: opened.stored_dtype(name) for name in changed}
-    with folder_aside(out_folder) as aside:
-        shapes = {name: (dtypes[name], tuple(tensor.shape)) for name, tensor in changed.items()}
-        with TensorWriter(aside / _DELTA_TENSORS, shapes, {"format": "pt"}) as writer:
-            for name, tensor in changed.items():
-                writer.write(name, tensor.detach().to(dtypes[name]))
-        write_json(
-            aside / _DELTA_FILE,
-            {
-                "schema": DELTA_SCHEMA,
-                "base": opened.name,
-                "revision": section.revision if section is not None else None,
-                "base_weights": _weights_hash(opened.checkpoint),
-                "names": sorted(changed),
-            },
-        )
-    return out_folder
-
-
-@dataclass(frozen=True)
-class _Delta:
-    base: str
-    base_weights: str
-    tensors: dict[str, torch.Tensor]
-
-
-def _read_delta(folder: Path) -> _Delta:
-    try:
-        record: Any = read_json(folder / _DELTA_FILE)
-        tensors = mapped(folder / _DELTA_TENSORS)
-    except DataError as error:
-        raise ModelError(f"{folder}: is no delta ({error})") from error
-    missing = {"schema", "base", "base_weights", "names"} - set(record if isinstance(record, dict) else ())
-    if missing:
-        raise ModelError(f"{folder / _DELTA_FILE}: lacks {', '.join(sorted(missing))}")
-    if record["schema"] != DELTA_SCHEMA:
-        raise ModelError(f"{folder / _DELTA_FILE}: schema = {json.dumps(record['schema'])}, this version reads {DELTA_SCHEMA}")
-    if sorted(record["names"]) != sorted(tensors):
-        raise ModelError(
-            f"{folder}: {_DELTA_FILE} names {len(record['names'])} tensors, {_DELTA_TENSORS} holds {len(tensors)} others"
-        )
-    return _Delta(record["base"], record["base_weights"], tensors)
-
-
-def apply_delta(
-    delta_folder: Path,
-    base: str | Path,
-    out_folder: Path,
-    *,
-    section: ModelSection | None = None,
-    world: WorldSection | None = None,
-) -> Path:
-    """Write the checkpoint that a base and a delta make, and return its folder.
-
-    Args:
-        delta_folder: What `write_delta` wrote.
-        base: The base it was made for, wherever it lies.
-        out_folder: Where the checkpoint goes, whole or not at all.
-        section: Where it is given: revision and trust_remote_code.
-        world: Which embedded world `world:` means.
-
-    Raises:
-        ModelError: The delta is damaged, or the base's weights are not those it was made for.
-    """
-    delta = _read_delta(Path(delta_folder))
-    source = resolve_path(str(base), world or WorldSection())
-    found = _weights_hash(open_checkpoint(source, section.revision if section is not None else None))
-    if found != delta.base_weights:
-        raise ModelError(
-            f"{delta_folder}: was made for {delta.base} with weights {delta.base_weights[:12]}, but {base} has weights {found[:12]}. "
-            "Give the base it was made for."
-        )
-    return write_changed(base, delta.tensors, out_folder, section=section, world=world)

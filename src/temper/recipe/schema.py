@@ -60,13 +60,31 @@ class TrainSection(Section):
     batch_size: int = Field(8, ge=1, le=10**6, description="Rows of each role in one forward, per process.")
     accumulation: int = Field(1, ge=1, le=10**6, description="Forwards per optimiser step.")
     anchor: str = Field("forget", description="The role whose length is an epoch.")
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adagrad", "adamax", "nadam", "radam", "adadelta"] = Field(
+        "adamw", description="Torch's own, with its defaults where nothing else is said; matrices decay, vectors do not."
+    )
     learning_rate: float = Field(1.0e-5, gt=0)
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
+    momentum: float = Field(0.0, ge=0, lt=1, description="Of sgd and rmsprop.")
     max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off.")
+    clip: Literal["masked", "dense"] = Field(
+        "masked",
+        description="Where a mask selects single weights: masked clips by the norm of their gradient, dense by that of all, as the published code.",
+    )
+    storage: Literal["packed", "delta", "dense_compat"] = Field(
+        "packed",
+        description="What is kept of selected weights: packed, state for them alone; delta, also their old values and differences, which gives "
+        "losses the model from before for nothing; dense_compat, state for all weights, as the published code.",
+    )
+    precision: Literal["master", "bf16_pure"] = Field(
+        "master",
+        description="master: half precision weights are stepped on float32 copies of what is selected; bf16_pure: as they are, so that small steps "
+        "round away, as in the published code.",
+    )
     max_length: int | None = Field(None, ge=8, description="Tokens a row may have; the model's context up to 512 when left out.")
     overflow: Literal["error", "truncate", "drop"] = Field("error", description="What to do with a row longer than max_length.")
     allow_overlap: bool = Field(False, description="Accept forget rows that also stand in the retain data.")
@@ -106,6 +124,14 @@ class TrainSection(Section):
         for tracker in self.trackers:
             if tracker not in TRACKERS:
                 raise ValueError(f"tracker {tracker!r} is not known{nearest(tracker, TRACKERS)}. Known: {', '.join(TRACKERS)}")
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+            raise ValueError(
+                f"momentum belongs to the optimizers sgd and rmsprop; {self.optimizer} has adam_beta1 or none. Leave it out"
+            )
+        if self.storage == "delta" and self.precision == "bf16_pure":
+            raise ValueError(
+                "storage delta keeps float32 differences, so it cannot be bf16_pure. Set precision: master, or storage: packed"
+            )
         if self.anchor not in ROLES:
             raise ValueError(f"anchor {self.anchor!r} is not a role{nearest(self.anchor, ROLES)}")
         return self

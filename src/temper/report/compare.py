@@ -9,6 +9,7 @@ from temper.assess.evidence import Evidence, Which
 from temper.errors import DataError, InputError
 from temper.report.content import content
 from temper.report.one import put
+from temper.report.weights import Damage, damage_in
 
 __all__ = ["check_same_models", "compare", "write_comparison"]
 
@@ -38,13 +39,16 @@ def check_same_models(evidences: Sequence[Evidence]) -> None:
             )
 
 
-def write_comparison(evidences: Sequence[Evidence], folder: Path, *, title: str | None = None) -> Path:
+def write_comparison(
+    evidences: Sequence[Evidence], folder: Path, *, title: str | None = None, damages: Sequence[Damage | str | None] = ()
+) -> Path:
     """Write the comparison of several runs.
 
     Args:
         evidences: What is known of each run.
         folder: Where the files are written.
         title: Heading of the report.
+        damages: What each run did to the weights, or why it is not known; none is known where left out.
 
     Returns:
         The path of report.html.
@@ -53,7 +57,7 @@ def write_comparison(evidences: Sequence[Evidence], folder: Path, *, title: str 
         DataError: The runs were judged against different original or gold models.
     """
     check_same_models(evidences)
-    return put(content(evidences, title or f"{len(evidences)} runs compared"), folder)
+    return put(content(evidences, title or f"{len(evidences)} runs compared", damages), folder)
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -85,4 +89,4 @@ def compare(folders: Sequence[Path], out: Path, *, title: str | None = None) -> 
     evidences = [Evidence.read(Path(folder) / "evidence.json") for folder in folders]
     check_same_models(evidences)
     check_same_items([Path(folder) for folder in folders])
-    return write_comparison(evidences, Path(out), title=title)
+    return write_comparison(evidences, Path(out), title=title, damages=[damage_in(Path(folder)) for folder in folders])

@@ -13,13 +13,14 @@ from temper.report.forgetting import Position, measure, position
 from temper.report.headlines import Headline, judge
 from temper.report.limits import limits, mismatches
 from temper.report.metrics import describe
+from temper.report.weights import Damage
 
 __all__ = ["Content", "content"]
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """All that a report says."""
+    """All that a report says; `damages` has what each run did to the weights, the reason why it is not known, or None."""
 
     title: str
     subtitle: str
@@ -33,6 +34,7 @@ class Content:
     positions: tuple[Position, ...]
     completions: tuple[Shown, ...]
     limits: tuple[str, ...]
+    damages: tuple[Damage | str | None, ...]
 
     @property
     def plane_caption(self) -> str:
@@ -69,12 +71,13 @@ class Content:
             forgetting_measure=self.measure,
             positions=places,
             limits=list(self.limits),
+            weights=list(self.damages),
             evidence=list(self.evidences),
         )
 
 
-def content(evidences: Sequence[Evidence], title: str) -> Content:
-    """Return what the report of some runs says."""
+def content(evidences: Sequence[Evidence], title: str, damages: Sequence[Damage | str | None] = ()) -> Content:
+    """Return what the report of some runs says; `damages` is one for each run, or empty where none is known."""
     models = columns(evidences)
     chosen, why = measure(models)
     judged = [name for column in models for name in [column.name] if column.facts is not None]
@@ -91,4 +94,5 @@ def content(evidences: Sequence[Evidence], title: str) -> Content:
         positions=tuple(position(column, models) for column in models if column.facts is not None),
         completions=tuple(completions(models)),
         limits=tuple(limits(models, evidences)),
+        damages=tuple(damages) or (None,) * len(evidences),
     )

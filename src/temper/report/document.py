@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from temper.assess.evidence import Evidence
 from temper.report.headlines import Verdict
+from temper.report.weights import Damage
 
 __all__ = ["REPORT_SCHEMA", "Document", "Place", "Said"]
 
@@ -41,7 +42,7 @@ class Place(_Part):
 
 
 class Document(_Part):
-    """A report as data: what it says, and the evidence it says it from."""
+    """A report as data: what it says, and the evidence it says it from; `weights` is what each run did to them, or why it is not known."""
 
     schema_name: str = REPORT_SCHEMA
     title: str
@@ -49,4 +50,5 @@ class Document(_Part):
     forgetting_measure: str | None
     positions: list[Place]
     limits: list[str]
+    weights: list[Damage | str | None] = []
     evidence: list[Evidence]

@@ -18,6 +18,8 @@ from temper.report.headlines import VERDICTS
 from temper.report.metrics import describe, in_panel, is_auc
 from temper.report.provenance import run_facts, weights_table
 from temper.report.tables import cost_table, gaps_table, glance_table, numbers_table, plane_table
+from temper.report.weights import changes_table, damages_of, places_table
+from temper.report.weights import said as said_of_weights
 
 __all__ = ["page"]
 
@@ -74,6 +76,23 @@ def _plane(said: Content) -> Markup:
     )
 
 
+def _weights(said: Content) -> Markup:
+    """Return what each run did to the weights: sentences, a figure by layer, tables."""
+    sentences = said_of_weights(said.models, said.damages)
+    totals, places = changes_table(said.models, said.damages), places_table(said.models, said.damages)
+    if totals is None or places is None:
+        return _fill("weights.html.j2", said=sentences, legend="", figure="", totals="", places="")
+    known = damages_of(said.models, said.damages)
+    return _fill(
+        "weights.html.j2",
+        said=sentences,
+        legend=figures.legend(said.models, [column.name for column, _ in known]) if len(known) > 1 else "",
+        figure=figures.layers(known),
+        totals=totals.html(),
+        places=places.html(),
+    )
+
+
 def page(said: Content) -> str:
     """Return the report as HTML: one file, nothing loaded from elsewhere, the same bytes for the same evidence."""
     shown = said.completions[:SHOWN]
@@ -86,8 +105,11 @@ def page(said: Content) -> str:
         Section("membership", "Membership", _membership(said)),
         Section("completions", "What the models wrote", _fill("completions.html.j2", shown=shown, total=len(said.completions), roles=roles)),
         Section("numbers", "All numbers", _numbers(said)),
+        Section("weights", "What changed in the weights", _weights(said)),
         Section("cost", "Cost", cost_table(said.models).html()),
         Section("limits", "What this does not show", _fill("limits.html.j2", limits=said.limits)),
         Section("provenance", "Provenance", _fill("provenance.html.j2", weights=weights_table(said.models).html(), runs=run_facts(said.models))),
     )  # fmt: skip
-    return render(Page(said.title, said.subtitle, sections, f"Written by temper {__version__} from evidence.json alone."))
+    return render(
+        Page(said.title, said.subtitle, sections, f"Written by temper {__version__} from evidence.json and manifest.json alone.")
+    )

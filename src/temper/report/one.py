@@ -11,6 +11,7 @@ from temper.report.content import Content, content
 from temper.report.figures import picture
 from temper.report.html import page
 from temper.report.text import in_markdown
+from temper.report.weights import Damage, damage_in
 
 __all__ = ["put", "run", "write"]
 
@@ -23,18 +24,19 @@ def put(said: Content, folder: Path) -> Path:
     return write_text(folder / "report.html", page(said))
 
 
-def write(evidence: Evidence, folder: Path, *, title: str | None = None) -> Path:
+def write(evidence: Evidence, folder: Path, *, title: str | None = None, damage: Damage | str | None = None) -> Path:
     """Write the report of one run.
 
     Args:
         evidence: What is known of the run.
         folder: Where the files are written.
         title: Heading of the report; else the name of the run.
+        damage: What the run did to the weights, or why it is not known.
 
     Returns:
         The path of report.html.
     """
-    return put(content([evidence], title or f"What {evidence.name} forgot, kept and leaks"), folder)
+    return put(content([evidence], title or f"What {evidence.name} forgot, kept and leaks", [damage]), folder)
 
 
 def run(folder: Path) -> Path:
@@ -48,4 +50,5 @@ def run(folder: Path) -> Path:
     """
     stored = Path(folder) / "recipe.yaml"
     title = load(stored).report.title if stored.is_file() else None
-    return write(Evidence.read(Path(folder) / "evidence.json"), Path(folder), title=title)
+    evidence = Evidence.read(Path(folder) / "evidence.json")
+    return write(evidence, Path(folder), title=title, damage=damage_in(Path(folder)))

@@ -7,6 +7,8 @@ from temper.report.content import Content
 from temper.report.headlines import VERDICTS
 from temper.report.provenance import run_facts, weights_table
 from temper.report.tables import cost_table, gaps_table, glance_table, numbers_table, plane_table
+from temper.report.weights import changes_table, places_table
+from temper.report.weights import said as said_of_weights
 
 __all__ = ["in_markdown"]
 
@@ -22,6 +24,17 @@ def _plane(said: Content) -> list[str]:
     return [*lines, "", *(f"- {markdown(name)}: cannot tell ({markdown(why)})" for name, why in plane_table(said.positions)), ""]
 
 
+def _weights(said: Content) -> list[str]:
+    lines = []
+    for one in said_of_weights(said.models, said.damages):
+        chip = f"**{markdown(one.chip[0])}**: " if one.chip else ""
+        lines += [f"- {chip}{markdown(one.sentence)}", *(f"  - {markdown(detail)}" for detail in one.details)]
+    tables = [
+        table.markdown() for make in (changes_table, places_table) if (table := make(said.models, said.damages)) is not None
+    ]
+    return [*lines, "", *tables]
+
+
 def in_markdown(said: Content) -> str:
     """Return the report in markdown; the completions are left to the page and report.json."""
     lines = [f"# {markdown(said.title)}", "", markdown(said.subtitle), "", "## In plain words", ""]
@@ -35,6 +48,7 @@ def in_markdown(said: Content) -> str:
     gaps = gaps_table(said.models)
     if gaps:
         lines += ["## The way to gold", "", gaps.markdown()]
+    lines += ["## What changed in the weights", "", *_weights(said)]
     lines += ["## Cost", "", cost_table(said.models).markdown()]
     lines += ["## What this does not show", "", *(f"- {markdown(line)}" for line in said.limits), ""]
     lines += ["## Provenance", "", weights_table(said.models).markdown()]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from temper import processes
 from temper.errors import RunError
 from temper.files import folder_aside, read_json, write_json
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import MaskedOptimizer
 from temper.train.sharding import copy_whole
 
 __all__ = [
@@ -70,9 +70,9 @@ def whole_state(optimizer: Any) -> dict[str, Any]:
     return found
 
 
-def own(optimizer: Any) -> SelectedAdamW:
+def own(optimizer: Any) -> MaskedOptimizer:
     """Return the optimiser inside what accelerate puts around it."""
-    inner: SelectedAdamW = getattr(optimizer, "optimizer", optimizer)
+    inner: MaskedOptimizer = getattr(optimizer, "optimizer", optimizer)
     return inner
 
 

@@ -10,7 +10,8 @@ The engine is an ordinary module, so data parallel wrappers see one forward a mi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 from temper.errors import ModelError
 from temper.models.heads import ScoredHead, chosen_nll, inner_model
 from temper.models.original import OriginalWeights
+from temper.models.places import Place, place_of
 from temper.models.selection import decoder_layers
 from temper.models.trunk import Entry, FrozenBranch, capture_hidden, run_trunk
 from temper.train.losses.term import (
@@ -76,6 +78,10 @@ class Engine(nn.Module):
             logits and activations are computed where they are not stored.
         sharded: Whether parameters lie in shards over processes: every process must then run the same passes, and the original weights
             cannot be swapped in.
+        masks: Parameter name to a boolean tensor of its shape, where single weights train; the original values of those alone are kept.
+
+    Attributes:
+        places: Where the selected entries lie, once that was needed; the optimiser can use the same.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Engine(nn.Module):
         references: Mapping[str, RoleReference] | None = None,
         *,
         sharded: bool = False,
+        masks: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -105,8 +112,18 @@ class Engine(nn.Module):
             raise ModelError(
                 "what the model from before gives must be stored where weights are sharded; set train.reference=store"
             )
-        self._frozen = FrozenBranch(model, max(frozen)) if frozen else None
-        self._original = OriginalWeights(model) if logits else None
+        self.places: dict[str, Place] = {}
+        if masks and (frozen or logits):
+            self.places = {name: place_of(masks[name], p.detach()) for name, p in model.named_parameters() if name in masks}
+        self._frozen = FrozenBranch(model, max(frozen), self.places) if frozen else None
+        self._original = OriginalWeights(model, places=self.places) if logits else None
+
+    def original_from(self, elsewhere: Callable[[], AbstractContextManager[None]]) -> None:
+        """Let something else put the original weights in place, and keep no copies of them."""
+        if self._original is not None:
+            self._original.keep_nothing(elsewhere)
+        if self._frozen is not None:
+            self._frozen.original.keep_nothing(elsewhere)
 
     def _missing(self, role: str, needs: frozenset[str]) -> frozenset[str]:
         """Return the needs under the original weights that no store answers."""

@@ -15,9 +15,23 @@ import torch
 from torch import nn
 
 from temper import processes
+from temper.models.places import Place
 from temper.models.selection import decoder_layers
 
-__all__ = ["copy_whole", "is_sharded", "like", "local_numel", "shard", "whole", "whole_trained"]
+__all__ = [
+    "as_shard_of",
+    "copy_whole",
+    "is_sharded",
+    "joined",
+    "joined_mask",
+    "like",
+    "local",
+    "local_gradient",
+    "local_numel",
+    "shard",
+    "whole",
+    "whole_trained",
+]
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
@@ -68,3 +82,41 @@ def like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def copy_whole(parameter: torch.Tensor, value: torch.Tensor) -> None:
     """Put a whole tensor, which every process holds, into a parameter that may be sharded."""
     parameter.copy_(like(parameter, value.to(parameter.dtype)) if is_sharded(parameter) else value)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the part of a tensor that this process holds."""
+    return cast(torch.Tensor, cast(Any, tensor).to_local()) if is_sharded(tensor) else tensor
+
+
+def local_gradient(parameter: torch.Tensor) -> torch.Tensor:
+    """Return the part of a parameter's gradient that belongs to this process's part of the parameter."""
+    gradient = cast(torch.Tensor, parameter.grad)
+    if is_sharded(gradient):
+        sharded: Any = gradient
+        placements = cast(Any, parameter).placements
+        gradient = sharded if sharded.placements == placements else sharded.redistribute(placements=placements)
+    return local(gradient)
+
+
+def as_shard_of(parameter: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a tensor as the sharded tensor that a parameter is; storage is shared, nothing is sent."""
+    from torch.distributed.tensor import DTensor
+
+    sharded: Any = parameter
+    return DTensor.from_local(
+        part, sharded.device_mesh, sharded.placements, run_check=False, shape=sharded.shape, stride=sharded.stride()
+    )
+
+
+def joined(parameter: torch.Tensor, place: Place, values: torch.Tensor) -> torch.Tensor:
+    """Return the whole tensor whose selected entries are the values of all processes, zero elsewhere; a collective."""
+    part = torch.zeros(place.shape, dtype=values.dtype, device=values.device)
+    place.scatter(part, values)
+    return whole(as_shard_of(parameter, part))
+
+
+def joined_mask(parameter: torch.Tensor, place: Place) -> torch.Tensor:
+    """Return the whole mask of which each process holds the place of its part; a collective."""
+    ones = torch.ones(place.gathered, dtype=torch.uint8, device=local(parameter.detach()).device)
+    return joined(parameter, place, ones).bool()

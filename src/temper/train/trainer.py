@@ -1,7 +1,8 @@
 """The one trainer: `transformers.Trainer` fed with roles, and everything that makes its result exact.
 
 - The loss of a micro-batch is divided by the units of the whole step, so accumulation and processes equal one large batch.
-- The optimiser holds state for the weights that train and for nothing else; clipping counts their gradient alone.
+- The optimiser holds state for the weights that train and for nothing else; clipping counts their gradient alone. Where single
+  weights are selected their gradients are packed as they come, and it is the packed ones that processes exchange.
 - Samples are a function of the seed and their number, so a resumed run reads what an uninterrupted one would have read.
 - Checkpoints are whole, safetensors and JSON; a run resumed from one gives the same bits on a CPU.
 - A loss that is not finite stops the run instead of being averaged away; so does ascent that has broken the model.
@@ -14,10 +15,11 @@ import contextlib
 import logging
 import math
 import time
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -27,17 +29,18 @@ from transformers import Trainer, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
 from temper import processes
-from temper.errors import RunError
+from temper.errors import RecipeError, RunError
 from temper.recipe import TrainSection
 from temper.train import checkpoint
 from temper.train.arguments import rows_per_step
+from temper.train.bases import base_of
 from temper.train.dual import DualAscent
 from temper.train.engine import Engine, count_units
 from temper.train.losses.term import LossTerm
-from temper.train.optimizer import SelectedAdamW
+from temper.train.masked import MaskedOptimizer
 from temper.train.plan import plan_of
 from temper.train.schedule import Schedule
-from temper.train.sharding import whole, whole_trained
+from temper.train.sharding import whole_trained
 from temper.train.smoothers.base import Smoothing
 from temper.train.stopping import RetainFloor, Stopped, collapse_bound
 
@@ -112,13 +115,24 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         self._begun = (time.monotonic(), _cpu_seconds())
         self._before = {"wall_s": 0.0, "cpu_s": 0.0, "tokens": 0.0}
         self._tokens = 0
+        if settings.clip == "dense" and extras.smoothing is not None:
+            raise RecipeError(
+                ["train.clip: a smoother follows masked gradients, so there are no dense ones to count. Set it to masked."],
+                "recipe",
+            )
         super().__init__(model=engine, **kwargs)
         self.remove_callback(PrinterCallback)
 
     @property
+    def _packs_gradients(self) -> bool:
+        """Whether the gradients of masked parameters are packed as they come; what reads or reduces whole gradients forbids it."""
+        free = self._extras.smoothing is None and not self._extras.sharded
+        return bool(self._extras.masks) and free and self._settings.clip == "masked" and self._settings.storage != "dense_compat"
+
+    @property
     def _reduces_itself(self) -> bool:
         """Whether gradients are reduced here or by shards, instead of by a data parallel wrapper."""
-        return self._extras.sharded or self._extras.smoothing is not None
+        return self._extras.sharded or self._extras.smoothing is not None or self._packs_gradients
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         if self._reduces_itself and processes.count() > 1:
@@ -180,7 +194,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Return the share of one micro-batch in the loss of the step."""
-        # data parallel averages gradients over processes; the loss is already divided by the units of all of them
+        # gradients are averaged over processes; the loss is already divided by the units of all of them
         return self._loss(model, inputs, self._terms()) * processes.count()
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -286,20 +300,6 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         dual = self._extras.dual
         return term.pushes_away or (dual is not None and term.role == dual.settings.role)
 
-    def check_gradients(self) -> None:
-        """Stop before a step that would destroy the weights.
-
-        Raises:
-            RunError: A gradient is not finite.
-        """
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        local = [getattr(gradient, "_local_tensor", gradient) for gradient in gradients]
-        if not all(torch.isfinite(gradient).all() for gradient in local):
-            raise RunError(
-                f"a gradient became infinite or NaN at step {self.state.global_step + 1}. Lower train.learning_rate, or raise the weight of the "
-                "retain term."
-            )
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the means per step of the term statistics since the last time."""
         # every micro-batch was divided by the units of the whole step, so a step is the sum of its micro-batches
@@ -318,16 +318,19 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
     # ---- optimiser ----
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return AdamW over the weights that train; matrices decay, vectors do not."""
+        """Return the optimiser of the recipe over the weights that train; matrices decay, vectors do not."""
         if self.optimizer is None:
-            self._own_optimizer = SelectedAdamW(
-                [(name, p) for name, p in self.model.model.named_parameters() if p.requires_grad],
-                self._extras.masks,
-                lr=self.args.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                eps=self.args.adam_epsilon,
-                weight_decay=self.args.weight_decay,
+            settings = self._settings
+            named = [(name, p) for name, p in self.model.model.named_parameters() if p.requires_grad]
+            # looked up one at a time: together the masks would take a byte for every weight
+            masks = ChainMap[str, Any](self.model.places, cast(Any, self._extras.masks or {}))
+            self._own_optimizer = MaskedOptimizer(
+                base_of(settings, named), masks, storage=settings.storage, precision=settings.precision
             )
+            if self._packs_gradients:
+                self._own_optimizer.attach(self.model.model)
+            if settings.storage == "delta":
+                self.model.original_from(self._own_optimizer.original)
             self.optimizer = self._own_optimizer
         optimizer: torch.optim.Optimizer = self.optimizer
         return optimizer
@@ -337,19 +340,22 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
         """The bytes of optimiser state in this process."""
         return self._own_optimizer.state_bytes()
 
+    def release(self) -> None:
+        """Take away what packs gradients; call it when training is over."""
+        self._own_optimizer.detach()
+
     def _clip_grad_norm(self, model: Any) -> float:
-        self._own_optimizer.zero_unselected_gradients()
         return self._norm(self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: Any, grad_norm: float | None = None) -> float:
-        if grad_norm is None:
-            self._own_optimizer.zero_unselected_gradients()
-            grad_norm = self._norm(float("inf"))
-        return grad_norm
+        return self._norm(float("inf")) if grad_norm is None else grad_norm
 
     def _norm(self, largest: float) -> float:
-        trained = [p for p in self.model.parameters() if p.grad is not None]
-        return float(whole(torch.nn.utils.clip_grad_norm_(trained, largest)))
+        """Average packed gradients over processes, clip, and return the norm of before; a step that would destroy the weights ends here."""
+        if self._packs_gradients and processes.count() > 1:
+            self._own_optimizer.average_gradients()
+        dense = self._settings.clip == "dense"
+        return self._own_optimizer.clip_gradients(largest, dense=dense, step=self.state.global_step + 1)
 
     # ---- checkpoints ----
 

@@ -33,9 +33,6 @@ class _Follow(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
         self._note = ""
 
-    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        self._trainer.check_gradients()
-
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if self._trainer.after_step():
             control.should_training_stop = True
@@ -124,6 +121,7 @@ def train_roles(
             _check_shape(newest, steps, rows_per_step(settings))
             run.log("resume", checkpoint=newest.name)
         trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
+        trainer.release()
     if extras.smoothing is not None and trainer.stopped is None:
         extras.smoothing.finish()
         if extras.floor is not None and (probability := extras.floor.probability()) < extras.floor.bound:

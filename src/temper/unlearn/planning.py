@@ -28,6 +28,25 @@ def _two_models(objective: Any) -> list[str]:
     return lines
 
 
+def _scoring(selection: Any, prepared: Any, competing: int) -> list[str]:
+    """Return what a scored selection does before training."""
+    from temper.unlearn.attribution.base import ScoredSelection
+    from temper.unlearn.attribution.rows import score_rows
+
+    if not isinstance(selection, ScoredSelection):
+        return []
+    forget = (prepared.rows.get("forget") or prepared.score_rows.get("forget")) if selection.roles else None
+    items = score_rows(selection, {**prepared.rows, **prepared.score_rows}, forget, 0)
+    read = " and ".join(f"{len(part)} {role} rows" for role, part in items.items())
+    what = f"one pass, forward and back, over {read}" if set(selection.needs) & {"forget", "retain"} else f"one pass over {read}"
+    ranked = {"weights": "weights", "rows": "weights, row by row", "columns": "weights, column by column"}.get(
+        selection.structure, f"weights, in {selection.structure}"
+    )
+    return [
+        f"selection    {selection.name}: the largest {100 * selection.ratio:g} % of {competing:,} {ranked} train; {what if read else 'no data are read'}"
+    ]
+
+
 def acting(objective: Objective) -> dict[str, Any]:
     """Return the settings of an objective that change what it does, for people: what nothing reads is left out."""
     given = {key: value for key, value in objective.model_dump().items() if value is not None}
@@ -72,10 +91,12 @@ def plan(recipe: Recipe) -> Plan:
     import torch
 
     from temper.models.checkpoint import skeleton_of
+    from temper.models.choice import budget
     from temper.models.selection import decoder_layers, selection_of
     from temper.models.trunk import check_layer, freeze_above
     from temper.train.arguments import rows_per_step
     from temper.train.plan import plan_of
+    from temper.unlearn.attribution.base import ScoredSelection
     from temper.unlearn.context import sketched_context
     from temper.unlearn.references import needs_stored, used_rows
     from temper.unlearn.training import trains_cut
@@ -103,7 +124,11 @@ def plan(recipe: Recipe) -> Plan:
     heavy = any(need != "ref_row_nll" for needs in stored.values() for need in needs)
     if passes.trunk_layer is not None:
         freeze_above(model, passes.trunk_layer)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    competing = trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if isinstance(selection, ScoredSelection):
+        names = set(prepared.competing(model))
+        competing = sum(p.numel() for name, p in model.named_parameters() if name in names)
+        trained = budget(selection.ratio, competing)
     if not trained:
         raise ModelError(
             f"selection {selection.name}: trains nothing that the loss reads, so nothing could change. Select other weights."
@@ -140,7 +165,8 @@ def plan(recipe: Recipe) -> Plan:
     lines = [
         f"objective    {prepared.objective.name} ({', '.join(f'{key}={value}' for key, value in acting(prepared.objective).items())})",
         f"model        {recipe.model.path}: {total:,} parameters, {resident:,} loaded, {trained:,} train ({100 * trained / total:.1f} %)"
-        + (", of which a mask selects some" if selection.has_masks else ""),
+        + (", of which a mask selects some" if selection.has_masks and not isinstance(selection, ScoredSelection) else ""),
+        *_scoring(selection, prepared, competing),
         *(
             f"data         {role}: {len(found.items)} rows{' to be made first' if role in prepared.sketched else ''}, {len(found.dropped)} dropped"
             + (f"; {_each(found)} is read {reads[role]:.1f} times" if reads.get(role, 0) > 1 else "")

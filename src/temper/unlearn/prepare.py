@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from temper.data import Encoded, RolePairs
+    from temper.models.selection import Selection
     from temper.train.dataset import RoleDataset
     from temper.train.smoothers.base import Smoother
+    from temper.unlearn.attribution.base import ScoredSelection
     from temper.unlearn.objective import Objective
     from temper.unlearn.substitution import Substitution
 
@@ -34,7 +36,9 @@ class Prepared:
         substitutions: Role to rows with other responses, where the objective reads some.
         overlap: What the overlap check found.
         provided: Role to what the providers of its sources made.
+        selection: Which weights may change; of a scored one, the mask file that was made by it, once it is there.
         sketched: Roles whose rows are still to be made; in a plan only.
+        score_rows: Role to rows that only the score of a selection reads.
     """
 
     objective: Objective
@@ -46,8 +50,10 @@ class Prepared:
     max_length: int
     substitutions: dict[str, Substitution]
     overlap: dict[str, Any]
+    selection: Selection
     provided: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     sketched: frozenset[str] = frozenset()
+    score_rows: dict[str, Encoded] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
@@ -64,6 +70,34 @@ class Prepared:
             size = Counter(rows.source_of)
             found[role] = round(max(drawn[source] / size[source] for source in drawn), 2)
         return found
+
+    @property
+    def score(self) -> ScoredSelection | None:
+        """Return what gives every weight a number before training, where the selection asks for that."""
+        from temper.models.selection import SelectLora
+        from temper.unlearn.attribution.base import ScoredSelection
+
+        found = self.selection.by if isinstance(self.selection, SelectLora) else self.selection
+        return found if isinstance(found, ScoredSelection) else None
+
+    def competing(self, model: Any) -> list[str]:
+        """Return the parameters of the whole model of which a scored selection may choose entries: those that the loss can change."""
+        from temper.models.trunk import check_layer, reached
+
+        score = self.score
+        assert score is not None
+        names = score.competing(model)
+        depth = self.objective.trunk_depth()
+        if depth is None:
+            return names
+        read = reached(model, check_layer(model, depth, "method.layer"))
+        kept = [name for name in names if name in read]
+        if not kept:
+            raise ModelError(
+                f"selection {score.name}: nothing that competes lies at or below block {depth}, where {self.objective.name} stops reading, so "
+                "nothing could change. Exclude less, or read a later block."
+            )
+        return kept
 
     def name_of(self, role: str) -> str:
         """Return under which name the other responses of a role run: in its place, or beside it."""
@@ -89,10 +123,11 @@ def objective_of(recipe: Recipe) -> Objective:
         RecipeError: Every section that is missing, at once.
     """
     from temper import registry
+    from temper.models.selection import selection_of
     from temper.unlearn.objective import Objective
 
     problems: list[str] = []
-    objective = recipe.method
+    objective, scored = recipe.method, selection_of(recipe).roles
     if objective is None:
         problems.append(f"method: missing; unlearning needs an objective, one of: {', '.join(registry.names('objective'))}.")
     elif not isinstance(objective, Objective):
@@ -102,8 +137,11 @@ def objective_of(recipe: Recipe) -> Objective:
         for role in objective.roles:
             if role not in recipe.data:
                 problems.append(f"data.{role}: missing; objective {objective.name} reads the roles {read}.")
+        for role in scored:
+            if role not in recipe.data and role not in objective.roles:
+                problems.append(f"data.{role}: missing; selection {recipe.selection.name} is scored on {role} rows.")
         for role in recipe.data:
-            if role not in objective.roles and role not in objective.roles_unread:
+            if role not in (*objective.roles, *objective.roles_unread, *scored):
                 problems.append(
                     f"data.{role}: objective {objective.name} does not read it. Remove it, or move it to evaluate.data."
                 )
@@ -226,6 +264,7 @@ def prepare(recipe: Recipe, workshop: Workshop | None = None) -> Prepared:
     from temper.data import RolePairs, check_overlap, load_role
     from temper.models.load import load_config, load_tokenizer, resolve_path, row_limit
     from temper.models.offsetfolder import is_offset_folder
+    from temper.models.selection import selection_of
     from temper.train.arguments import rows_per_step, total_steps
     from temper.unlearn.alternatives import Alternatives, Draft
     from temper.unlearn.substitution import substitute
@@ -244,7 +283,8 @@ def prepare(recipe: Recipe, workshop: Workshop | None = None) -> Prepared:
     objective.check(int(config.get_text_config().num_hidden_layers))
     max_length = row_limit(config, recipe.train.max_length, "train.max_length")
     tokenizer = load_tokenizer(recipe.model.path, section=recipe.model, world=recipe.world)
-    rows = {
+    selection = selection_of(recipe)
+    loaded = {
         role: load_role(
             role,
             recipe.data[role],
@@ -254,12 +294,13 @@ def prepare(recipe: Recipe, workshop: Workshop | None = None) -> Prepared:
             overflow=recipe.train.overflow,
             make=workshop.make,
         )
-        for role in objective.roles
+        for role in dict.fromkeys((*objective.roles, *selection.roles))
     }
     workshop.close()
+    rows = {role: loaded[role] for role in objective.roles}
     overlap: dict[str, Any] = {}
-    if "forget" in rows and "retain" in rows:
-        report = check_overlap(rows["forget"], rows["retain"], recipe.train.allow_overlap)
+    if "forget" in loaded and "retain" in loaded:
+        report = check_overlap(loaded["forget"], loaded["retain"], recipe.train.allow_overlap)
         overlap = {"exact": report.exact, "ngram_share": report.ngram_share}
     turns = objective.turns([item.topic for item in rows["forget"].items]) if "forget" in rows else ()
     if len(turns) > 1 and recipe.train.steps is None:
@@ -287,7 +328,23 @@ def prepare(recipe: Recipe, workshop: Workshop | None = None) -> Prepared:
         turns=turns,
     )
     sketched = frozenset(workshop.sketched)
-    prepared = Prepared(objective, config, tokenizer, rows, pairs, steps, max_length, {}, overlap, workshop.facts, sketched)
+    only_scored = {role: part for role, part in loaded.items() if role not in rows}
+    prepared = Prepared(
+        objective,
+        config,
+        tokenizer,
+        rows,
+        pairs,
+        steps,
+        max_length,
+        {},
+        overlap,
+        selection,
+        workshop.facts,
+        sketched,
+        only_scored,
+    )
+    _check_scored(recipe, prepared, loaded)
     source = objective.alternatives
     assert isinstance(source, Alternatives)
     if not source.needs_model:
@@ -295,6 +352,33 @@ def prepare(recipe: Recipe, workshop: Workshop | None = None) -> Prepared:
             draft = Draft(rows[role].items, recipe.seed, role)
             prepared.substitutions[role] = substitute(recipe, source, draft, pairs, rows[role], tokenizer, max_length)
     return prepared
+
+
+def _check_scored(recipe: Recipe, prepared: Prepared, loaded: dict[str, Encoded]) -> None:
+    """Refuse what a scored selection cannot do with this model and these rows, before weights are loaded.
+
+    Raises:
+        ModelError: Nothing competes or is selected, or the structure is not there to be chosen.
+        DataError: There are hardly any retain rows.
+    """
+    from temper.models.checkpoint import skeleton_of
+    from temper.models.choice import budget
+    from temper.models.units import units_of
+    from temper.unlearn.attribution.rows import score_rows
+
+    selection = prepared.score
+    if selection is None:
+        return
+    score_rows(selection, loaded, loaded.get("forget"), recipe.seed)
+    model = skeleton_of(prepared.config, trust_remote_code=recipe.model.trust_remote_code)
+    names = set(prepared.competing(model))
+    competing = sum(p.numel() for name, p in model.named_parameters() if name in names)
+    if not budget(selection.ratio, competing):
+        raise ModelError(
+            f"selection.{selection.name}.ratio = {selection.ratio:g} of {competing:,} weights selects none, so nothing could change. Raise it."
+        )
+    if selection.structure != "weights":
+        units_of(model, selection.structure)
 
 
 def refuse_unbuilt_world(recipe: Recipe) -> None:

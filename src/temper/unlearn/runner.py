@@ -10,9 +10,9 @@ import torch
 
 from temper import processes
 from temper.errors import RecipeError
-from temper.files import hash_json
+from temper.files import hash_file, hash_json
 from temper.models.load import config_hash, load_config, load_model, resolve_path, weights_hash
-from temper.models.selection import selection_of
+from temper.models.selection import SelectMaskFile, selection_of
 from temper.models.workshop import Workshop
 from temper.recipe import Recipe
 from temper.run import Progress, Run, open_run
@@ -21,6 +21,8 @@ from temper.train.trainer import Spent
 from temper.unlearn.alternatives import Alternatives, Draft
 from temper.unlearn.card import model_card
 from temper.unlearn.context import context_of
+from temper.unlearn.damage import damage_of
+from temper.unlearn.masking import check_given, put_in_force
 from temper.unlearn.prepare import Prepared, objective_of, prepare
 from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
 from temper.unlearn.substitution import substitute
@@ -93,6 +95,9 @@ def unlearn(run: Run) -> Spent:
         spent = _with_a_reinforced_model(run, prepared, identity, facts)
     if processes.is_first():
         run.log("saved", weights=weights_hash(run.model_folder))
+        run.progress("compare", 0, 1)
+        facts["damage"] = damage_of(run, prepared)
+        run.progress("compare", 1, 1)
     run.finish_stage("unlearn", spent=vars(spent), **facts)
     return spent
 
@@ -110,6 +115,9 @@ def _note_inputs(run: Run, prepared: Prepared) -> dict[str, Any]:
     given = getattr(prepared.objective, "reinforced", None)
     if given is not None:
         hashes["reinforced"] = _weights_of(resolve_path(given, recipe.world), recipe)
+    if isinstance(prepared.selection, SelectMaskFile):
+        check_given(recipe, prepared, hashes["model"])
+        hashes["mask"] = hash_file(Path(prepared.selection.path))
     run.note_inputs(**hashes)
     return {
         "weights": hashes["model"],
@@ -130,6 +138,7 @@ def _weights_of(path: str, recipe: Recipe) -> str | None:
 
 
 def _train(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[str, Any]) -> Trained:
+    put_in_force(run, prepared, identity, facts)
     model = load_to_train(run.recipe, prepared)
     _substitute_from_model(run, prepared, model)
     context = context_of(run.recipe.seed, prepared, model)
@@ -220,7 +229,7 @@ def _distil(
         None if identity["weights"] is None or second is None else hash_json([identity["weights"], second, objective.strength])
     )
     both = {**identity, "weights": known}
-    student = select(recipe, load_model(recipe.model.path, section=recipe.model, world=recipe.world))
+    student = select(recipe, prepared.selection, load_model(recipe.model.path, section=recipe.model, world=recipe.world))
     terms = [KL("forget", objective.forget_weight), KL("retain", objective.retain_weight)]
     trained = fit(run, prepared, student, terms, identity=both, teacher=teacher, folder="distil")
     facts |= {"distilled": trained.facts, "distil_steps": trained.spent.steps}

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from temper import processes
 from temper.files import folder_aside
+from temper.models.delta import write_delta
 from temper.models.load import load_model
 from temper.models.offset import LogitOffsetModel
 from temper.models.selection import selection_of
 from temper.models.taskvector import negate_model
-from temper.models.writeback import write_changed, write_delta
+from temper.models.writeback import write_changed
 from temper.run import Run
 from temper.train.sharding import copy_whole, is_sharded, whole_trained
 from temper.unlearn.prepare import Prepared

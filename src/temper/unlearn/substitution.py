@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from temper.errors import DataError
 from temper.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
-    from temper.data import Encoded, RolePairs
+    from temper.data import Encoded
     from temper.train.dataset import Derived
     from temper.unlearn.alternatives import Alternatives, Draft
 
-__all__ = ["Substitution", "substitute"]
+__all__ = ["Draws", "Substitution", "substitute"]
+
+
+class Draws(Protocol):
+    """Which item of a role a sample draws, and in which epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def draw(self, role: str, index: int) -> tuple[int, int]:
+        """Return the item and its epoch."""
+        ...
 
 
 @dataclass
@@ -29,7 +41,7 @@ def substitute(
     recipe: Recipe,
     alternatives: Alternatives,
     draft: Draft,
-    pairs: RolePairs,
+    pairs: Draws,
     encoded: Encoded,
     tokenizer: Any,
     max_length: int,

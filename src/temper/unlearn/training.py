@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from temper.draws import key_of
 from temper.errors import ModelError
 from temper.models.cut import load_cut
 from temper.models.load import load_model, pad_id_of
-from temper.models.selection import Selection, selection_of
+from temper.models.selection import Selection
 from temper.models.trunk import freeze_above
 from temper.recipe import Recipe
 from temper.registry import resolve
@@ -29,6 +29,7 @@ from temper.train.sharding import local_numel, shard
 from temper.train.stopping import RetainFloor, Stopped
 from temper.train.trainer import Extras, Spent
 from temper.train.training import train_roles
+from temper.unlearn.masking import MASK_FILE
 from temper.unlearn.prepare import Prepared, smoother_of
 from temper.unlearn.references import needs_stored, references_of, used_rows
 
@@ -60,8 +61,7 @@ class Trained:
 def trains_cut(recipe: Recipe, prepared: Prepared) -> int | None:
     """Return the block at which the model is cut for this run, or None where all of it is loaded."""
     depth = prepared.objective.trunk_depth()
-    # a mask file names the parameters of the whole model
-    if depth is None or selection_of(recipe).name == "mask" or prepared.config.get_text_config() is not prepared.config:
+    if depth is None or prepared.config.get_text_config() is not prepared.config:
         return None
     return depth % prepared.n_layers
 
@@ -82,20 +82,20 @@ def load_to_train(recipe: Recipe, prepared: Prepared) -> Any:
         if cut is None
         else load_cut(recipe.model.path, cut, section=recipe.model, world=recipe.world)
     )
-    selection = selection_of(recipe)
+    selection = prepared.selection
     if cut is not None and not selection.is_adapter and not selection.covered(model):
         raise ModelError(
             f"the loss reads block {cut}, but selection {selection.name} trains nothing at or below it, so nothing could change. Select blocks up "
             "to that one."
         )
-    return select(recipe, model)
+    return select(recipe, selection, model)
 
 
-def select(recipe: Recipe, model: Any) -> Any:
-    """Return a model with the selection of a recipe applied, in evaluation mode."""
+def select(recipe: Recipe, selection: Selection, model: Any) -> Any:
+    """Return a model with a selection applied, in evaluation mode."""
     assert recipe.train is not None
     with _seeded(recipe.seed):
-        model = selection_of(recipe).apply(model)
+        model = selection.apply(model)
     model.eval()  # references and norms are those of the model as it is used
     if recipe.train.checkpointing:
         # transformers 5.23 has a new name, 5.19 knows the old one only; the keyword has kept its name
@@ -166,7 +166,7 @@ def fit(
     """
     recipe = run.recipe
     assert recipe.train is not None
-    selection: Selection = selection_of(recipe)
+    selection = prepared.selection
     plan = plan_of(terms)
     if plan.trunk_layer is not None:
         freeze_above(model, plan.trunk_layer)
@@ -177,14 +177,18 @@ def fit(
     references = references_of(run, prepared, model if teacher is None else teacher, needs, used, identity)
     masks = None
     if selection.has_masks:
-        masks = selection.masks(model, _gradients(prepared, model, terms, references, recipe.train.batch_size))
-        # what lies above the block that is read does not train, whatever the mask says
-        masks = {name: mask for name, mask in masks.items() if name in dict(_trained(model))}
+        # what lies above the block that is read does not train: a file that selects some of it was refused, unless it was to be dropped
+        masks = _Only(
+            selection.masks(model, _gradients(prepared, model, terms, references, recipe.train.batch_size)), dict(_trained(model))
+        )
+        if recipe.train.clip == "masked":  # dense clipping counts the gradients of all
+            for name, parameter in _trained(model):
+                parameter.requires_grad_(name not in masks or bool(masks[name].any()))
     floor = None
     if recipe.train.stop.retain_floor is not None:
         floor = RetainFloor(model, prepared.rows["retain"].items, recipe.train.stop, recipe.seed, pad_id_of(prepared.tokenizer))
     sharded = recipe.train.sharding == "fsdp2" and processes.count() > 1
-    engine = Engine(model, terms, references, sharded=sharded)
+    engine = Engine(model, terms, references, sharded=sharded, masks=masks)
     if sharded:
         shard(engine, model)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -222,23 +226,43 @@ def fit(
     if extras.dual is not None:
         facts["dual_weight"] = round(extras.dual.weight, 6)
     if masks is not None:
-        _save_masks(run, masks, model, selection)
+        _save_masks(run, masks, prepared, selection)
     return Trained(model, spent, stopped, plan, facts)
+
+
+class _Only(Mapping[str, torch.Tensor]):
+    """Some of the masks, each made when it is asked for: together they would take a byte for every weight."""
+
+    def __init__(self, masks: Mapping[str, torch.Tensor], names: Collection[str]) -> None:
+        self._masks, self._names = masks, [name for name in masks if name in names]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _trained(model: Any) -> list[tuple[str, torch.Tensor]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def _save_masks(run: Run, masks: dict[str, torch.Tensor], model: Any, selection: Selection) -> None:
+def _save_masks(run: Run, masks: Mapping[str, torch.Tensor], prepared: Prepared, selection: Selection) -> None:
     """Keep the masks that were made for this run; a mask file that was given is not copied."""
+    from temper.models.checkpoint import skeleton_of
     from temper.models.masks import save_masks
 
-    path: Path = run.folder / "mask.safetensors"
+    path: Path = run.folder / MASK_FILE
     if selection.needs_gradients and processes.is_first() and not path.exists():
-        if getattr(model.config, "temper_full_layers", None) is not None:
-            return  # a mask file names the parameters of a whole model
-        save_masks(path, masks, model, {"selection": selection.model_dump(mode="json")})
+        # of a model that was cut, the file names the parameters of the whole one
+        whole = skeleton_of(prepared.config, trust_remote_code=run.recipe.model.trust_remote_code)
+        facts = {"selection": selection.model_dump(mode="json"), "selected": sum(int(mask.sum()) for mask in masks.values())}
+        save_masks(path, masks, whole, facts)
 
 
 def refuse_nothing_to_train(trained: int, selection: Selection) -> None:

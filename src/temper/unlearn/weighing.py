@@ -188,13 +188,13 @@ def _train(recipe: Recipe, prepared: Prepared, model: Any, terms: Sequence[Any],
     from temper.data import collate
     from temper.models.load import pad_id_of
     from temper.train.engine import Engine, count_units
-    from temper.train.optimizer import SelectedAdamW
+    from temper.train.masked import masked_adamw
 
     settings = recipe.train
     assert settings is not None
     engine = Engine(model, terms)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    optimizer = SelectedAdamW(
+    optimizer = masked_adamw(
         trained, lr=settings.learning_rate, betas=(settings.adam_beta1, settings.adam_beta2), weight_decay=settings.weight_decay
     )
     dataset, rows, size = prepared.dataset(), prepared.all_rows(), settings.batch_size * settings.accumulation

@@ -241,12 +241,12 @@ def fine_tune(
     from temper.data.padding import pad_items
     from temper.train.engine import Engine, count_units
     from temper.train.losses.nll import NLL
-    from temper.train.optimizer import SelectedAdamW
+    from temper.train.masked import masked_adamw
 
     model.requires_grad_(True)
     terms = [NLL(_ROLE)]
     engine = Engine(model, terms)
-    optimizer = SelectedAdamW(list(model.named_parameters()), lr=settings.learning_rate)
+    optimizer = masked_adamw(list(model.named_parameters()), lr=settings.learning_rate)
     device = next(model.parameters()).device
     losses = []
     model.eval()  # no dropout: the same rows give the same weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["dots", "legend", "unit_axis"]
 
 
-def legend(models: Columns) -> Markup:
-    """Return the list of models with their marks."""
+def legend(models: Columns, only: Collection[str] | None = None) -> Markup:
+    """Return the list of models with their marks; of some of them where their names are given."""
     items = Markup("").join(
         Markup("<li>{} {}</li>").format(icon(column.mark), shortened(column.name, 60))
         for column in models
-        if column.facts is not None
+        if (column.facts is not None if only is None else column.name in only)
     )
     return Markup('<ul class="legend" aria-label="Models">{}</ul>').format(items)
 

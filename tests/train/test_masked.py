@@ -7,8 +7,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from temper.errors import ModelError, RunError
+from temper.models.places import _bits_of, _blocks_of, place_of
 from temper.train import checkpoint
-from temper.train.optimizer import SelectedAdamW
+from temper.train.bases import decay_groups
+from temper.train.masked import MaskedOptimizer, masked_adamw
 
 SETTINGS = {"lr": 0.05, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 
@@ -49,7 +51,7 @@ def row_masks():
 
 
 def selected(model, masks=None, **settings):
-    return SelectedAdamW(list(model.named_parameters()), masks, **{**SETTINGS, **settings})
+    return masked_adamw(list(model.named_parameters()), masks, **{**SETTINGS, **settings})
 
 
 def plain(model, **settings):
@@ -58,6 +60,41 @@ def plain(model, **settings):
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, **{**SETTINGS, **settings})
+
+
+BASES = {
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "adamw, one by one": (torch.optim.AdamW, {"foreach": False}),
+    "amsgrad": (torch.optim.Adam, {"amsgrad": True}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "sgd, no momentum": (torch.optim.SGD, {"fused": True}),
+    "rmsprop": (torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+    "adagrad": (torch.optim.Adagrad, {"initial_accumulator_value": 0.1}),
+    "adamax": (torch.optim.Adamax, {}),
+    "nadam": (torch.optim.NAdam, {}),
+    "radam": (torch.optim.RAdam, {}),
+    "adadelta": (torch.optim.Adadelta, {}),
+}
+
+
+def base_over(model, name, lr=0.01):
+    kind, settings = BASES[name]
+    return kind(decay_groups(list(model.named_parameters()), 0.1), lr=lr, **settings)
+
+
+def follow(model, optimizer, steps, clip, accumulate=1, begin=0):
+    """Train on the same gradients as `gradients` gives, through the backward pass, clipped and on a schedule."""
+    scheduler = LambdaLR(optimizer, lambda step: 1 / (1 + begin + step))
+    for step in range(begin, begin + steps):
+        for part in range(accumulate):
+            generator = torch.Generator().manual_seed(1000 * part + step)
+            loss = sum((p * torch.randn(p.shape, generator=generator).to(p.dtype)).sum() for p in model.parameters())
+            loss.backward()
+        clip(optimizer)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    return model
 
 
 def state_of(model):
@@ -153,11 +190,12 @@ def test_vectors_do_not_decay():
     assert not torch.equal(model.first, before["first"])
 
 
-def test_a_parameter_without_a_gradient_is_passed_over():
+def test_a_parameter_without_a_gradient_at_a_later_step_is_passed_over():
     model = Small()
-    before = state_of(model)
     optimizer = selected(model, entry_masks(model))
-    gradients(model, 0)
+    train(model, optimizer, 1)
+    before = state_of(model)
+    gradients(model, 1)
     model.first.grad = None
     optimizer.step()
     assert torch.equal(model.first, before["first"]) and not torch.equal(model.second, before["second"])
@@ -196,7 +234,7 @@ def test_steps_too_small_for_bfloat16_add_up_on_the_masters():
     model = nn.Linear(8, 8, bias=False).bfloat16()
     with torch.no_grad():
         model.weight.fill_(1.0)
-    optimizer = SelectedAdamW(list(model.named_parameters()), lr=1e-4)
+    optimizer = masked_adamw(list(model.named_parameters()), lr=1e-4)
     for _ in range(100):  # one step is a fortieth of half a unit in the last place
         model.weight.grad = torch.ones_like(model.weight)
         optimizer.step()
@@ -318,9 +356,9 @@ def test_the_state_of_other_parameters_is_refused():
     model = Small()
     state = selected(model).state_dict()
     with pytest.raises(RunError, match=r"first difference: first stored, second here"):
-        SelectedAdamW([("second", model.second)], lr=0.1).load_state_dict(state)
+        masked_adamw([("second", model.second)], lr=0.1).load_state_dict(state)
     with pytest.raises(RunError, match="belongs to other parameters"):
-        SelectedAdamW(list(model.named_parameters())[:3], lr=0.1).load_state_dict(state)
+        masked_adamw(list(model.named_parameters())[:3], lr=0.1).load_state_dict(state)
 
 
 def test_a_state_without_masters_is_refused_for_half_precision():
@@ -347,7 +385,7 @@ def test_a_mask_that_does_not_fit_is_refused():
 
 def test_an_empty_mask_of_a_frozen_parameter_is_passed_over():
     model = Small()
-    optimizer = SelectedAdamW([("second", model.second)], {"first": torch.zeros(7, 5, dtype=torch.bool)}, lr=0.1)
+    optimizer = masked_adamw([("second", model.second)], {"first": torch.zeros(7, 5, dtype=torch.bool)}, lr=0.1)
     assert optimizer.selected == model.second.numel()
 
 
@@ -429,3 +467,304 @@ def test_a_sharded_model_trains_like_a_whole_one(tmp_path, dtype, masked):
     results = context.SimpleQueue()
     torch.multiprocessing.spawn(_sharded_against_whole, (str(tmp_path / "init"), dtype, masks, results), nprocs=2)
     assert sorted(results.get() for _ in range(2)) == [(0, True, True, True, True), (1, True, True, True, True)]
+
+
+# ---- any elementwise optimiser ----
+
+
+@pytest.mark.parametrize("storage", ["packed", "dense_compat"])
+@pytest.mark.parametrize("name", BASES)
+def test_all_selected_is_the_plain_optimiser_bit_for_bit(name, storage):
+    for dtype in (torch.float32, torch.bfloat16):
+        ours, theirs = Small(dtype), Small(dtype)
+        whole = {n: torch.ones(p.shape, dtype=torch.bool) for n, p in ours.named_parameters()}
+        masked = MaskedOptimizer(base_over(ours, name), whole, storage=storage, precision="bf16_pure")
+        masked.attach(ours)
+        follow(ours, masked, 20, lambda optimizer: optimizer.clip_gradients(0.5), accumulate=2)
+        mine = list(theirs.parameters())
+        follow(theirs, base_over(theirs, name), 20, lambda _, mine=mine: nn.utils.clip_grad_norm_(mine, 0.5), accumulate=2)
+        assert equal(state_of(ours), state_of(theirs))
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_nothing_selected_changes_nothing(name):
+    model = Small()
+    before = state_of(model)
+    none = {n: torch.zeros(p.shape, dtype=torch.bool) for n, p in model.named_parameters()}
+    optimizer = MaskedOptimizer(base_over(model, name), none)
+    optimizer.attach(model)
+    follow(model, optimizer, 3, lambda optimizer: optimizer.clip_gradients(0.5))
+    assert equal(state_of(model), before) and not optimizer.state and optimizer.selected == 0
+
+
+@pytest.mark.parametrize("storage", ["packed", "delta", "dense_compat"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
+def test_what_is_not_selected_keeps_its_bits_through_decay_momentum_clipping_and_a_schedule(name, storage):
+    for dtype in (torch.float32, torch.bfloat16):
+        model = Small(dtype)
+        masks, before = entry_masks(model), state_of(model)
+        optimizer = MaskedOptimizer(base_over(model, name, lr=0.1), masks, storage=storage)
+        optimizer.attach(model)
+        follow(model, optimizer, 50, lambda optimizer: optimizer.clip_gradients(0.5), accumulate=2)
+        after = state_of(model)
+        assert all(torch.equal(before[n][~mask], after[n][~mask]) for n, mask in masks.items())
+        assert all((before[n][mask] != after[n][mask]).all() for n, mask in masks.items() if dtype == torch.float32)
+
+
+@pytest.mark.parametrize("masks", [entry_masks(Small()), row_masks()], ids=["entries", "rows"])
+@pytest.mark.parametrize("name", BASES)
+def test_every_storage_gives_the_same_weights(name, masks):
+    found = []
+    for storage in ("packed", "delta", "dense_compat"):
+        model = Small()
+        optimizer = MaskedOptimizer(base_over(model, name), masks, storage=storage)
+        optimizer.attach(model)
+        follow(model, optimizer, 20, lambda optimizer: optimizer.clip_gradients(0.5))
+        found.append(state_of(model))
+    for other in found[1:]:
+        assert max((found[0][n] - other[n]).abs().max() for n in other) <= 1e-6
+    assert max((found[0][n] - value).abs().max() for n, value in state_of(Small()).items()) > 5e-5
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_bytes_of_any_state_are_known_before_the_first_step(name):
+    for dtype, storage in ((torch.float32, "packed"), (torch.bfloat16, "packed"), (torch.bfloat16, "delta")):
+        model = Small(dtype)
+        optimizer = MaskedOptimizer(base_over(model, name), entry_masks(model), storage=storage)
+        expected = optimizer.state_bytes()
+        train(model, optimizer, 1)
+        held = [value for entry in optimizer.state.values() for key, value in entry.items() if key not in ("step", "mu_product")]
+        assert sum(value.numel() * value.element_size() for value in held) == expected
+
+
+@pytest.mark.parametrize("storage", ["packed", "delta", "dense_compat"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adagrad", "nadam"])
+def test_any_state_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, name, storage):
+    def build():
+        model = Small(torch.bfloat16)
+        optimizer = MaskedOptimizer(base_over(model, name), entry_masks(model), storage=storage)
+        optimizer.attach(model)
+        return model, optimizer, LambdaLR(optimizer, lambda step: 1.0)
+
+    def clip(optimizer):
+        optimizer.clip_gradients(0.5)
+
+    straight, optimizer, scheduler = build()
+    follow(straight, optimizer, 3, clip)
+    state = optimizer.whole_state_dict()
+    checkpoint.save(tmp_path / "checkpoint-3", state_of(straight), state, scheduler, "{}", {}, checkpoint.random_states())
+    follow(straight, optimizer, 3, clip, begin=3)
+    resumed, optimizer, scheduler = build()
+    checkpoint.load_trained(tmp_path / "checkpoint-3", resumed)
+    checkpoint.load_optimizer(tmp_path / "checkpoint-3", optimizer, scheduler)
+    follow(resumed, optimizer, 3, clip, begin=3)
+    assert equal(state_of(straight), state_of(resumed))
+
+
+def test_the_state_of_another_storage_is_refused():
+    model = Small()
+    optimizer = selected(model, entry_masks(model), storage="delta")
+    train(model, optimizer, 1)
+    with pytest.raises(RunError, match="is with δ. Train with the train.storage of before"):
+        selected(model, entry_masks(model)).load_state_dict(optimizer.state_dict())
+
+
+def test_state_that_the_base_has_is_taken_over():
+    ours, theirs = Small(), Small()
+    masks = entry_masks(ours)
+    bases = base_over(ours, "adamw"), base_over(theirs, "adamw")
+    for model, base in zip((ours, theirs), bases, strict=True):
+        train(model, base, 3)
+    train(ours, MaskedOptimizer(bases[0], masks), 3, begin=3)
+    train(theirs, bases[1], 3, begin=3)
+    assert all(torch.allclose(ours.get_parameter(n)[m], theirs.get_parameter(n)[m], atol=1e-7) for n, m in masks.items())
+
+
+def test_a_schedule_over_the_base_acts_too():
+    model = Small()
+    base = base_over(model, "adamw", lr=1.0)
+    optimizer = MaskedOptimizer(base, entry_masks(model))
+    LambdaLR(base, lambda step: 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_names_can_be_given_beside_a_base_that_has_none():
+    ours, theirs = Small(), Small()
+    masks = entry_masks(ours)
+    base = torch.optim.SGD(ours.parameters(), lr=0.1)
+    with pytest.raises(ModelError, match=r"does not know the names of its parameters.*model.named_parameters\(\)"):
+        MaskedOptimizer(base, masks)
+    with pytest.raises(ModelError, match="named: lacks 4 parameters"):
+        MaskedOptimizer(base, masks, named=theirs.named_parameters())
+    train(ours, MaskedOptimizer(base, masks, named=ours.named_parameters()), 2)
+    train(theirs, MaskedOptimizer(torch.optim.SGD(theirs.named_parameters(), lr=0.1), masks), 2)
+    assert equal(state_of(ours), state_of(theirs))
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (torch.optim.LBFGS, "LBFGS cannot step a part of the weights: its line search reads all weights at once"),
+        (torch.optim.Adafactor, "Adafactor .* means of whole rows and columns"),
+        (torch.optim.SparseAdam, "SparseAdam .* reads sparse gradients"),
+        (torch.optim.ASGD, "ASGD .* not known to step every weight by its own gradient alone. Use one of AdamW, Adam"),
+    ],
+)
+def test_an_optimiser_that_couples_weights_is_refused(kind, why):
+    with pytest.raises(ModelError, match=why):
+        MaskedOptimizer(kind([nn.Parameter(torch.zeros(3))], lr=0.1))
+
+
+# ---- the weights of before ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masks", [{}, entry_masks(Small()), row_masks()], ids=["whole", "entries", "rows"])
+def test_delta_storage_gives_the_weights_of_before_for_nothing(dtype, masks):
+    model = Small(dtype)
+    before = state_of(model)
+    optimizer = selected(model, masks, storage="delta")
+    with optimizer.original():
+        assert equal(state_of(model), before)
+    train(model, optimizer, 5)
+    after = state_of(model)
+    with pytest.raises(ZeroDivisionError), optimizer.original():
+        assert equal(state_of(model), before)
+        raise ZeroDivisionError
+    assert equal(state_of(model), after) and not equal(after, before)
+
+
+def test_other_storages_have_no_weights_of_before():
+    with (
+        pytest.raises(RunError, match="storage packed does not keep the entries of before; take storage delta"),
+        selected(Small()).original(),
+    ):
+        pass
+
+
+# ---- pure half precision ----
+
+
+def test_small_steps_round_away_without_masters_and_reach_every_selected_weight_with_them():
+    shares = {}
+    for precision in ("master", "bf16_pure"):
+        model = nn.Linear(100, 100, bias=False)
+        with torch.no_grad():
+            model.weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
+        model.bfloat16()
+        mask = torch.rand(100, 100, generator=torch.Generator().manual_seed(1)) < 0.4
+        before = model.weight.detach()[mask].float()
+        optimizer = masked_adamw(list(model.named_parameters()), {"weight": mask}, lr=7e-6, precision=precision)
+        train(model, optimizer, 5)
+        state = optimizer.state[model.weight]
+        assert state["exp_avg"].dtype == (torch.bfloat16 if precision == "bf16_pure" else torch.float32)
+        after = state.get("master", model.weight.detach()[mask].float())
+        shares[precision] = (after != before).float().mean().item()
+    assert shares["master"] == 1.0 and 0.0 < shares["bf16_pure"] < 0.2
+
+
+def test_differences_in_float32_are_not_pure_half_precision():
+    with pytest.raises(ModelError, match="storage delta keeps a float32 δ, so it cannot be bf16_pure"):
+        selected(Small(), storage="delta", precision="bf16_pure")
+
+
+# ---- packed gradients ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_attached_optimiser_steps_as_on_whole_gradients_and_leaves_none(dtype):
+    found = []
+    for attached in (True, False):
+        model = Small(dtype)
+        optimizer = selected(model, {**entry_masks(model), "second": row_masks()["second"]})
+        if attached:
+            optimizer.attach(model)
+        sum((p * p).sum() for p in model.parameters()).backward()
+        assert [p.grad is None for p in model.parameters()] == [attached, attached, attached, False]
+        norm = optimizer.clip_gradients(0.5)
+        optimizer.step()
+        found.append((state_of(model), norm))
+    assert equal(found[0][0], found[1][0]) and found[0][1] == pytest.approx(found[1][1], rel=1e-2)
+
+
+def test_packed_gradients_add_up_are_dropped_by_zero_grad_and_used_up_by_a_step():
+    model = Small()
+    optimizer = selected(model, entry_masks(model))
+    optimizer.attach()
+
+    def norm():
+        return optimizer.clip_gradients(float("inf"))
+
+    def backward():
+        sum(p.sum() for p in model.parameters()).backward()
+
+    backward()
+    one = norm()
+    backward()
+    assert norm() == pytest.approx(2 * one)
+    optimizer.zero_grad()
+    assert norm() == 0.0
+    backward()
+    optimizer.step()
+    model.scale.grad = None  # selected whole, so that its gradient is the plain one
+    assert norm() == 0.0
+    optimizer.detach()
+    backward()
+    assert model.first.grad is not None
+
+
+def test_clipping_by_the_dense_norm_counts_what_is_not_selected():
+    model = Small()
+    masks = entry_masks(model)
+    gradients(model, 0)
+    dense = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
+    before = model.first.grad.clone()
+    optimizer = selected(model, masks)
+    assert optimizer.clip_gradients(dense / 2, dense=True) == pytest.approx(dense)
+    torch.testing.assert_close(model.first.grad, before / 2)
+    assert optimizer.clip_gradients(float("inf")) < dense / 2
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_gradient_that_is_not_finite_is_refused_by_name(attached):
+    model = Small()
+    optimizer = selected(model, {"second": torch.tensor([[True, False] * 3 + [True]]).expand(4, 7)})
+    if attached:
+        optimizer.attach(model)
+    (model.second * float("inf")).sum().backward()
+    model.first.sum().backward()
+    with pytest.raises(RunError, match="infinite or NaN at step 7, first in second. Lower train.learning_rate"):
+        optimizer.clip_gradients(1.0, step=7)
+
+
+def test_a_selected_parameter_that_the_objective_does_not_reach_is_refused_at_the_first_step():
+    model = Small()
+    optimizer = selected(model, {"first": entry_masks(model)["first"], "second": torch.zeros(4, 7, dtype=torch.bool)})
+    optimizer.attach(model)
+    model.bias.sum().backward()
+    with pytest.raises(RunError, match=r"first: \d+ of its entries are selected, but the objective gave it no gradient"):
+        optimizer.step()
+
+
+def test_an_index_that_was_made_before_serves_as_a_mask():
+    one, other = Small(), Small()
+    masks = entry_masks(one)
+    places = {name: place_of(mask, one.get_parameter(name)) for name, mask in masks.items()}
+    train(one, selected(one, masks), 3)
+    train(other, selected(other, places), 3)
+    assert equal(state_of(one), state_of(other))
+
+
+@pytest.mark.parametrize("form", [place_of, _blocks_of, _bits_of])
+@pytest.mark.parametrize("shape", [(7, 5), (1,), (3, 4, 5), (300, 400)])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_every_form_of_place_reads_and_writes_the_selected_entries(form, shape, share):
+    generator = torch.Generator().manual_seed(4)
+    mask, tensor = torch.rand(shape, generator=generator) < share, torch.randn(shape, generator=generator)
+    place = form(mask, tensor) if form is place_of else form(mask, int(mask.sum()), tensor.device)
+    assert place.count == int(mask.sum()) and torch.equal(place.gather(tensor).flatten(), tensor[mask])
+    for written in (tensor.clone(), tensor.flatten().repeat_interleave(2)[::2].view(shape)):
+        place.scatter(written, place.gather(tensor) + 1)
+        assert torch.equal(written, torch.where(mask, tensor + 1, tensor))
+        place.clear_outside(written)
+        assert torch.equal(written, torch.where(mask, tensor + 1, 0.0))

@@ -1,0 +1,192 @@
+"""Runs whose weights are chosen by scores: what trains, what is kept, what a second start does, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from temper import unlearn
+from temper.errors import ModelError, RecipeError
+from temper.models.delta import apply_delta
+from temper.models.masks import load_masks, save_masks
+from temper.unlearn import masking, runner
+from temper.unlearn.attribution import score_masks
+from temper.unlearn.attribution.ranks import ranks_of
+from tests.unlearn.models import recipe_for, write_world
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("scored")
+
+
+@pytest.fixture
+def folder(place, make_llama):
+    """Return a folder with model and data, made once."""
+    return place if (place / "model").is_dir() else write_world(place, make_llama, layers=2)
+
+
+def model_of(folder, make_llama, **changes):
+    return make_llama(
+        **{"layers": 2, "vocab": json.loads((folder / "model" / "config.json").read_text())["vocab_size"], **changes}
+    )
+
+
+def weights(path):
+    return load_file(path / "model" / "model.safetensors")
+
+
+def record(run):
+    return json.loads((run / "manifest.json").read_text())["stages"]["unlearn"]
+
+
+def test_a_scored_run_changes_selected_weights_alone_and_says_what_it_did(folder, tmp_path, make_llama):
+    run = unlearn.run(recipe_for(folder, selection={"wagle": 0.1}, train={"weight_decay": 0.1}), tmp_path / "run")
+    before, after = load_file(folder / "model" / "model.safetensors"), weights(run)
+    masks = load_masks(run / "mask.safetensors", model_of(folder, make_llama))
+    moved = 0
+    for name, value in before.items():
+        changed = value != after[name]
+        assert not bool((changed & ~masks[name]).any())
+        moved += int(changed.sum())
+    stage = record(run)
+    selected = sum(masks.counts().values())
+    assert stage["trained_parameters"] == stage["weight_mask"]["selected"] == selected
+    assert 0.9 * selected < moved <= selected
+    damage = stage["damage"]
+    assert damage["selected"] == selected and damage["moved"] == moved and damage["others_moved"] == 0
+
+
+def test_a_mask_that_was_scored_before_trains_to_the_same_bits(folder, tmp_path):
+    scored = unlearn.run(recipe_for(folder, selection={"wagle": 0.1}), tmp_path / "scored")
+    files = score_masks(recipe_for(folder, selection={"wagle": 0.1}), [0.1], tmp_path / "masks").files
+    given = unlearn.run(recipe_for(folder, selection={"mask": str(files[0.1])}), tmp_path / "given")
+    assert all(torch.equal(value, weights(given)[name]) for name, value in weights(scored).items())
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_mask_it_made(folder, tmp_path, monkeypatch):
+    recipe = recipe_for(folder, selection={"wagle": 0.1})
+    whole = unlearn.run(recipe, tmp_path / "whole")
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(runner, "load_to_train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            unlearn.run(recipe, tmp_path / "run")
+    made = (tmp_path / "run" / "mask.safetensors").read_bytes()
+    with monkeypatch.context() as context:
+        context.setattr(masking, "make_masks", lambda *args, **kwargs: pytest.fail("scored a second time"))
+        run = unlearn.run(recipe, tmp_path / "run")
+    assert (run / "mask.safetensors").read_bytes() == made
+    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(whole).items())
+
+
+def test_scores_choose_the_modules_and_ranks_of_an_adapter(folder, tmp_path):
+    recipe = recipe_for(folder, selection={"lora": {"rank": 3, "keep": 0.5, "by": {"wagle": 0.1}}})
+    run = unlearn.run(recipe, tmp_path / "run")
+    made = json.loads((run / "adapter_ranks.json").read_text())
+    ranks, densities = made["ranks"], made["densities"]
+    assert len(ranks) == 7 and sum(ranks.values()) == 21 and record(run)["adapter_ranks"] == ranks
+    assert min(densities[name] for name in ranks) >= max(share for name, share in densities.items() if name not in ranks)
+    adapter = load_file(run / "adapter" / "adapter_model.safetensors")
+    sides = {
+        name.split("base_model.model.")[1].split(".lora_A")[0]: value.shape[0]
+        for name, value in adapter.items()
+        if "lora_A" in name
+    }
+    assert sides == ranks
+    before, after = load_file(folder / "model" / "model.safetensors"), weights(run)
+    assert {name.removesuffix(".weight") for name in before if not torch.equal(before[name], after[name])} <= set(ranks)
+
+
+def test_ranks_fill_the_budget_in_proportion_and_never_exceed_a_matrix():
+    assert ranks_of({"a": 0.9, "b": 0.1}, {"a": 4, "b": 64}, rank=8, keep=1.0) == {"a": 4, "b": 12}
+    assert ranks_of({"a": 0.5, "b": 0.5, "c": 0.0}, dict.fromkeys("abc", 8), rank=2, keep=1.0) == {"a": 2, "b": 2}
+    assert ranks_of({"a": 0.0}, {"a": 8}, rank=2, keep=1.0) == {}
+    assert ranks_of({"a": 0.999, "b": 0.001}, {"a": 64, "b": 64}, rank=2, keep=1.0) == {"a": 4, "b": 1}
+
+
+def test_an_adapter_by_something_that_is_no_score_is_refused(folder):
+    with pytest.raises(RecipeError, match="all is no score; give e.g."):
+        recipe_for(folder, selection={"lora": {"rank": 2, "by": "all"}})
+    with pytest.raises(RecipeError, match="chooses modules and ranks itself"):
+        recipe_for(folder, selection={"lora": {"rank": 2, "by": {"wagle": 0.1}, "target": ["q_proj"]}})
+
+
+def given(folder, path, masks, model, **changes):
+    save_masks(path, masks, model, weights_hash=changes.pop("weights_hash", None))
+    return recipe_for(folder, selection={"mask": {"path": str(path), **changes.pop("mask", {})}}, **changes)
+
+
+def whole_masks(model):
+    return {name: torch.ones(p.shape, dtype=torch.bool) for name, p in model.named_parameters()}
+
+
+def test_a_mask_of_other_weights_is_refused_before_anything_loads_unless_it_is_allowed(folder, tmp_path, make_llama, monkeypatch):
+    model = model_of(folder, make_llama)
+    recipe = given(folder, tmp_path / "m.safetensors", whole_masks(model), model, weights_hash="0" * 64)
+    with monkeypatch.context() as context:
+        context.setattr(runner, "load_to_train", lambda *args: pytest.fail("weights were loaded"))
+        with pytest.raises(ModelError, match=r"was made from weights with the hash 000000000000, those of .*any_weights=true"):
+            unlearn.run(recipe, tmp_path / "run")
+    allowed = given(
+        folder, tmp_path / "m.safetensors", whole_masks(model), model, weights_hash="0" * 64, mask={"any_weights": True}
+    )
+    assert unlearn.run(allowed, tmp_path / "allowed").is_dir()
+
+
+@pytest.mark.parametrize(("changes", "says"), [({"layers": 3}, "layers"), ({"vocab": 90}, "has the shape .* there and .* here")])
+def test_a_mask_of_another_model_or_vocabulary_is_refused_with_the_first_difference(folder, tmp_path, make_llama, changes, says):
+    other = model_of(folder, make_llama, **changes)
+    recipe = given(folder, tmp_path / "m.safetensors", whole_masks(other), other)
+    with pytest.raises(ModelError, match=f"was made for another model: .*{says}"):
+        unlearn.run(recipe, tmp_path / "run")
+
+
+def test_a_mask_of_what_the_objective_gives_no_gradient_is_refused_before_anything_loads(
+    folder, tmp_path, make_llama, monkeypatch
+):
+    model, method = model_of(folder, make_llama), {"name": "rmu", "layer": 0}
+    recipe = given(folder, tmp_path / "m.safetensors", whole_masks(model), model, method=method)
+    with monkeypatch.context() as context:
+        context.setattr(runner, "load_to_train", lambda *args: pytest.fail("weights were loaded"))
+        with pytest.raises(
+            ModelError,
+            match=r"selects [\d,]+ weights in \d+ parameters that rmu gives no gradient, first model.layers.1.*drop_unread=true",
+        ):
+            unlearn.run(recipe, tmp_path / "run")
+    dropped = given(folder, tmp_path / "m.safetensors", whole_masks(model), model, method=method, mask={"drop_unread": True})
+    before, after = load_file(folder / "model" / "model.safetensors"), weights(unlearn.run(dropped, tmp_path / "dropped"))
+    assert [name for name in before if "layers.1" in name and not torch.equal(before[name], after[name])] == []
+
+
+def test_a_structure_of_which_no_unit_fits_is_refused(folder, tmp_path):
+    recipe = recipe_for(folder, selection={"wagle": {"ratio": 0.05, "structure": "blocks"}})
+    with pytest.raises(ModelError, match=r"has no room for one of the blocks.*Raise the ratio"):
+        unlearn.run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "mask.safetensors").exists()
+
+
+def test_a_scored_run_saved_as_a_delta_makes_the_same_model_from_its_base(folder, tmp_path):
+    run = unlearn.run(recipe_for(folder, selection={"wagle": 0.1}, save="delta"), tmp_path / "run")
+    made = apply_delta(run / "delta", folder / "model", tmp_path / "made")
+    after = load_file(made / "model.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in weights(run).items())
+    size = (run / "delta" / "delta.safetensors").stat().st_size
+    assert size < 0.5 * (folder / "model" / "model.safetensors").stat().st_size
+
+
+def test_a_reference_that_is_recomputed_costs_the_selected_weights_alone_and_gives_the_same(folder, tmp_path):
+    train = {"steps": 3}
+    runs = [
+        unlearn.run(
+            recipe_for(folder, method={"name": "klmin"}, selection={"random": 0.1}, train={**train, "reference": mode}),
+            tmp_path / mode,
+        )
+        for mode in ("store", "recompute")
+    ]
+    first, second = (weights(run) for run in runs)
+    assert all(torch.allclose(value, second[name], atol=1e-5) for name, value in first.items())
