@@ -98,8 +98,8 @@ def test_what_is_not_a_mask_file_is_code_two(tmp_path):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    save(folder, "one.safetensors", SMALL, gamma={"mode": "absolute", "value": 1e-6}, balance_share=0.94)
-    save(folder, "two.safetensors", SMALL, seed=1, gamma=1.0)
+    save(folder, "one.safetensors", SMALL, gamma={"mode": "absolute", "value": 1e-6, "absolute": 1e-6}, balance_share=0.94)
+    save(folder, "two.safetensors", SMALL, seed=1, gamma={"mode": "relative", "value": 1.0, "absolute": 0.02})
     code, out, _ = call("mask", "inspect", *sorted(folder.glob("*.safetensors")), "--page", folder / "page.html")
     assert code == 0 and f"page     {folder / 'page.html'}" in out
     return (folder / "page.html").read_text()

@@ -135,9 +135,8 @@ def _say_how(facts: dict[str, Any]) -> None:
     rows = ", ".join(f"{count} {role}" for role, count in facts.get("rows", {}).items())
     gamma = facts.get("gamma")
     typer.echo(f"score    {facts['score']}" + (f" over {rows} rows" if rows else ""))
-    value = gamma.get("value") if isinstance(gamma, dict) else gamma
-    if value is not None:
-        typer.echo(f"gamma_H  {value:g}" + (f" ({gamma['mode']})" if isinstance(gamma, dict) and "mode" in gamma else ""))
+    if gamma:
+        typer.echo(f"gamma_H  {gamma['absolute']:.3g} for mean gradients ({gamma['mode']} {gamma['value']:g})")
     if facts.get("balance_share") is not None:
         typer.echo(f"balance  |g_r/gamma_H| > |theta| for {percent(facts['balance_share'])} of the weights")
     typer.echo(f"compete  {compact(facts['competing'])} weights, scored in {seconds(facts['seconds'])}")

@@ -39,8 +39,9 @@ from temper.train.storage import Member, Precision, Storage
 
 __all__ = ["MaskedOptimizer", "masked_adamw"]
 
-_AT_ONCE: Final = 2**22
-"""Entries that are gathered before the base steps them: with more, copies of all that is selected would exist at a time."""
+_AT_ONCE: Final = 2**17
+"""Entries that are gathered before the base steps them: the copies of few tensors exist at a time, and are still in the cache when
+they are written back."""
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
@@ -152,10 +153,6 @@ class MaskedOptimizer(torch.optim.Optimizer):
         """Return the bytes that say where the selected entries lie."""
         return sum(member.place.stored_bytes for member in self._members.values())
 
-    def packed_bytes(self) -> int:
-        """Return the bytes of the packed gradients that are there now."""
-        return self._packed.stored_bytes
-
     # ---- gradients ----
 
     def attach(self, model: nn.Module | None = None) -> None:
@@ -178,6 +175,16 @@ class MaskedOptimizer(torch.optim.Optimizer):
     def detach(self) -> None:
         """Leave gradients alone from now on."""
         self._packed.detach()
+
+    def packed_gradients(self) -> dict[str, Tensor]:
+        """Return the packed gradients that are there now, by parameter name."""
+        return self._packed.all()
+
+    def put_packed(self, gradients: Mapping[str, Tensor]) -> None:
+        """Make these the packed gradients; nothing is copied."""
+        self._packed.clear()
+        for name, values in gradients.items():
+            self._packed.add(name, values)
 
     @torch.no_grad()
     def average_gradients(self) -> None:
@@ -264,9 +271,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
             gathered = 0
             for name, parameter in zip(group["param_names"], group["params"], strict=True):
                 member = self._of(name, parameter)
-                gradient = self._gradient(member, parameter)
                 # a shard without selected entries has empty state: joining shards needs every process
-                if gradient is None or (member.place.count == 0 and not is_sharded(parameter)):
+                if member.place.count == 0 and not is_sharded(parameter):
+                    continue
+                gradient = self._gradient(member, parameter)
+                if gradient is None:
                     continue
                 member.begin(local(parameter), gradient)
                 waiting.append((parameter, member))

@@ -93,10 +93,9 @@ class PackedGradients:
             self._values[name] = torch.zeros(source.place.gathered, dtype=source.dtype, device=source.parameter.device)
         return self._values[name]
 
-    @property
-    def stored_bytes(self) -> int:
-        """The memory that packed gradients take now."""
-        return sum(values.nbytes for values in self._values.values())
+    def all(self) -> dict[str, Tensor]:
+        """Return the packed gradients that are there now."""
+        return dict(self._values)
 
     def clear(self) -> None:
         """Drop all packed gradients."""

@@ -115,9 +115,10 @@ def test_gamma_is_absolute_or_by_the_sums_of_the_published_code_or_relative(made
     absolute = scores(Wagle(ratio=0.5, gamma=0.6), made)
     compat = scores(Wagle(ratio=0.5, gamma=0.6, gamma_mode="compat"), made)
     relative = scores(Wagle(ratio=0.5, gamma=2.0, gamma_mode="relative"), made)
-    assert absolute.facts["gamma"] == 0.6 and compat.facts["gamma"] == pytest.approx(0.1)
+    assert absolute.facts["gamma"]["absolute"] == 0.6
+    assert compat.facts["gamma"] == {"mode": "compat", "value": 0.6, "absolute": pytest.approx(0.1)}
     median = [float(torch.cat([t.detach().abs().flatten() for t in parts.values()]).median()) for parts in (retain, theta)]
-    assert relative.facts["gamma"] == pytest.approx(2 * median[0] / median[1])
+    assert relative.facts["gamma"]["absolute"] == pytest.approx(2 * median[0] / median[1])
 
 
 def test_a_compat_score_is_that_of_summed_gradients_but_for_a_factor(made):

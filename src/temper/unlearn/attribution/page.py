@@ -57,8 +57,9 @@ def mask_page(inspected: dict[str, Any]) -> str:
 
 def _gamma(facts: dict[str, Any]) -> Cell:
     gamma = facts.get("gamma")
-    value, mode = (gamma.get("value"), gamma.get("mode", "")) if isinstance(gamma, dict) else (gamma, "")
-    return Cell(f"{value:g}", count=str(mode)) if isinstance(value, int | float) else Cell("–")
+    value = gamma.get("absolute") if isinstance(gamma, dict) else None
+    # a header is what its file says; of a strange one nothing is shown
+    return Cell(f"{value:.3g}", count=str(gamma.get("mode", ""))) if isinstance(value, int | float) else Cell("–")
 
 
 def _number(value: Any) -> Cell:

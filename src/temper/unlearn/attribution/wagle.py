@@ -52,33 +52,34 @@ class Wagle(ScoredSelection):
     )
 
     def constants(self, retain: dict[str, Tensor], theta: dict[str, Tensor], rows: int) -> dict[str, Any]:
-        """Return γ_H as it acts on mean gradients.
+        """Return γ_H: as it was given, and `absolute`, as it acts on mean gradients.
 
         Raises:
             ModelError: It is relative, and half of the retain gradient or of the weights is zero.
         """
+        said = {"mode": self.gamma_mode, "value": self.gamma}
         if self.gamma_mode == "absolute":
-            return {"gamma": self.gamma}
+            return {"gamma": {**said, "absolute": self.gamma}}
         if self.gamma_mode == "compat":
-            return {"gamma": self.gamma / rows}
+            return {"gamma": {**said, "absolute": self.gamma / rows}}
         slope, size = _median(retain), _median(theta)
         if not slope or not size:
             raise ModelError(
                 f"selection.{self.name}.gamma_mode: relative needs medians above 0; that of |g_r| is {slope:g}, that of |θ| {size:g}. Exclude the "
                 "embedding (rows of words that do not occur have no gradient), or set gamma_mode=absolute."
             )
-        return {"gamma": self.gamma * slope / size}
+        return {"gamma": {**said, "absolute": self.gamma * slope / size}}
 
     def score(self, given: Given) -> Tensor:
         """Return (θ - g_r/γ_H) g_f."""
         assert given.forget is not None and given.retain is not None
-        gamma: float = given.facts["gamma"]
+        gamma: float = given.facts["gamma"]["absolute"]
         return (given.theta - given.retain / gamma) * given.forget
 
     def dominated(self, given: Given) -> Tensor:
         """Return where |g_r/γ_H| exceeds |θ|: the balance share is the mean of it."""
         assert given.retain is not None
-        gamma: float = given.facts["gamma"]
+        gamma: float = given.facts["gamma"]["absolute"]
         return (given.retain / gamma).abs() > given.theta.abs()
 
 
