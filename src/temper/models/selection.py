@@ -345,8 +345,18 @@ class SelectLora(Selection):
         return self.by.roles if isinstance(self.by, Selection) else ()
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Wrap the model with a fresh adapter whose effect is zero until it is trained."""
+        """Wrap the model with a fresh adapter whose effect is zero until it is trained.
+
+        Raises:
+            ModelError: Modules and ranks are still to be chosen by a score, or do not fit the model.
+        """
         import peft
+
+        if self.by is not None:
+            raise ModelError(
+                f"selection.lora.by: {self.by.name} has not been asked which modules get an adapter. Give ranks, or start with `temper unlearn`, "
+                "which scores first."
+            )
 
         width = int(getattr(getattr(model, "config", None), "hidden_size", 0) or 0)
         if width and self.rank > width:

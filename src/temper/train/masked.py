@@ -32,19 +32,20 @@ from torch import Tensor, nn
 from temper import processes
 from temper.errors import ModelError, RunError
 from temper.models.places import Place, place_of
-from temper.train.bases import SCALARS, check_elementwise, decay_groups, states_per_entry
+from temper.train.bases import check_elementwise, decay_groups
 from temper.train.packed import PackedGradients, Source
-from temper.train.sharding import as_shard_of, is_sharded, joined, joined_mask, like, local, local_gradient, whole
+from temper.train.sharding import is_sharded, like, local, local_gradient, whole
+from temper.train.shells import ShellOptimizer
 from temper.train.storage import Member, Precision, Storage
 
 __all__ = ["MaskedOptimizer", "masked_adamw"]
 
-_AT_ONCE: Final = 2**17
+_AT_ONCE: Final = 2**16
 """Entries that are gathered before the base steps them: the copies of few tensors exist at a time, and are still in the cache when
 they are written back."""
 
 
-class MaskedOptimizer(torch.optim.Optimizer):
+class MaskedOptimizer(ShellOptimizer):
     """Steps the selected entries of parameters with a given optimiser.
 
     A parameter without a mask trains whole. State is allocated at the first step. Hyper-parameters and schedules act on
@@ -80,12 +81,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
             )
         masks = masks or {}
         names = None if named is None else {id(p): name for name, p in named}
-        super().__init__([{**group, "params": _named_of(group, names)} for group in base.param_groups], base.defaults)
-        self.base = base
-        self.storage, self.precision = storage, precision
+        groups = [{**group, "params": _named_of(group, names)} for group in base.param_groups]
+        super().__init__(base, groups, storage, precision)
         self._packed = PackedGradients()
-        self._members: dict[str, Member] = {}
-        self._has_stepped = False
         every = {name: p for _, name, p in self._each()}
         for name in masks.keys() - every.keys():
             _refuse_if_selecting(name, masks[name])
@@ -96,62 +94,6 @@ class MaskedOptimizer(torch.optim.Optimizer):
                 self._chosen.add(name)
             self._members[name] = self._member(name, parameter, place, is_masked)
         self._take_over_state()
-
-    def _member(self, name: str, parameter: Tensor, place: Place, is_masked: bool) -> Member:
-        part = local(parameter.detach())
-        return Member(name, part, place, is_masked=is_masked, storage=self.storage, precision=self.precision)
-
-    def _each(self) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
-        for group in self.param_groups:
-            for name, parameter in zip(group["param_names"], group["params"], strict=True):
-                yield group, name, parameter
-
-    def _take_over_state(self) -> None:
-        """Give the shells what state the base has: Adagrad begins with one, others where they have stepped before."""
-        state, self.base.state = self.base.state, type(self.base.state)(dict)
-        self.base.param_groups = self.param_groups
-        for _, name, parameter in self._each():
-            member = self._members[name]
-            if parameter in state and (member.place.count or is_sharded(parameter)):
-                parts = {part: local(value) if isinstance(value, Tensor) else value for part, value in state[parameter].items()}
-                self.base.state[member.shell] = {
-                    part: value if part in SCALARS or value is None else member.span.gather(value).to(member.dtype).clone()
-                    for part, value in parts.items()
-                }
-
-    def _of(self, name: str, parameter: nn.Parameter) -> Member:
-        # by name, not by identity: wrappers that shard a model put other tensors in the place of the parameters
-        member = self._members[name]
-        part = local(parameter.detach())
-        if tuple(part.shape) != member.place.shape:
-            if member.is_masked:
-                raise RunError(
-                    f"{name}: had the shape {list(member.place.shape)} when its mask was read and has {list(part.shape)} at the step. Build the "
-                    "optimiser after the model is sharded."
-                )
-            member = self._members[name] = self._member(name, parameter, place_of(None, part), False)
-        return member
-
-    # ---- what the trainer asks ----
-
-    @property
-    def selected(self) -> int:
-        """The number of entries that train, in this process's shards."""
-        return sum(self._of(name, p).place.count for _, name, p in self._each())
-
-    def state_bytes(self) -> int:
-        """Return the bytes of state and of what is kept beside it, in this process; known before the first step."""
-        total = 0
-        for group, name, parameter in self._each():
-            member = self._of(name, parameter)
-            if member.place.count:
-                total += member.kept_bytes(parameter)
-                total += member.span.count * member.dtype.itemsize * states_per_entry(self.base, group)
-        return total
-
-    def place_bytes(self) -> int:
-        """Return the bytes that say where the selected entries lie."""
-        return sum(member.place.stored_bytes for member in self._members.values())
 
     # ---- gradients ----
 
@@ -307,16 +249,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
             self.base.param_groups = self.param_groups
         for parameter, member in waiting:
             member.end(local(parameter))
-            if parameter not in self.state:
+            if len(self.state[parameter]) != len(self.base.state[member.shell]) + len(member.kept):
                 self._show(parameter, member)
-
-    def _show(self, parameter: nn.Parameter, member: Member) -> None:
-        """Let the state of a parameter show what the base and this keep for its shell; nothing is copied."""
-        parts: dict[str, Any] = {**self.base.state[member.shell], **member.kept}
-        if is_sharded(parameter) and not member.is_ragged:
-            # whole sharded parameters show sharded state, so that torch's own tools can gather and reshard it
-            parts = {part: value if part in SCALARS else as_shard_of(parameter, value) for part, value in parts.items()}
-        self.state[parameter] = parts
 
     def _refuse_unreached(self) -> None:
         for _, name, parameter in self._each():
@@ -343,99 +277,6 @@ class MaskedOptimizer(torch.optim.Optimizer):
         finally:
             for member, weight in pairs:
                 member.put_moved(weight)
-
-    # ---- saving and going on ----
-
-    def _stored(self, state_dict: dict[str, Any]) -> list[tuple[Any, nn.Parameter, Member, dict[str, Tensor]]]:
-        """Return the entries of a state with their keys and what they belong to.
-
-        Raises:
-            RunError: They belong to other parameters.
-        """
-        names = [name for _, name, _ in self._each()]
-        stored = [name for group in state_dict["param_groups"] for name in group.get("param_names", ())]
-        if names != stored:
-            here, there = next(((a, b) for a, b in zip(names, stored, strict=False) if a != b), (len(names), len(stored)))
-            raise RunError(
-                f"the stored optimiser state belongs to other parameters than the selection trains (first difference: {there} stored, {here} "
-                "here). Remove the run folder and start again."
-            )
-        # a key is whatever the stored groups call a parameter: its number, or its name for torch's own tools
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        state = state_dict["state"]
-        return [
-            (key, parameter, self._of(name, parameter), state[key])
-            for key, (_, name, parameter) in zip(keys, self._each(), strict=True)
-            if key in state
-        ]
-
-    def whole_state_dict(self) -> dict[str, Any]:
-        """Return `state_dict` with shards joined, as one process would have it; every process must call it.
-
-        The state of a masked parameter holds its selected entries, row by row.
-        """
-        found = self.state_dict()
-        state: dict[Any, dict[str, Tensor]] = {}
-        for key, parameter, member, entry in self._stored(found):
-            state[key] = dict(entry)
-            if not is_sharded(parameter):
-                continue
-            mask = joined_mask(parameter, member.place) if member.is_ragged else None
-            for part, value in entry.items():
-                if part not in SCALARS:
-                    state[key][part] = (
-                        whole(value) if mask is None else joined(parameter, member.place, value).masked_select(mask)
-                    )
-        return {"state": state, "param_groups": found["param_groups"]}
-
-    def load_whole_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `whole_state_dict` returned, on any number of processes; every process must call it.
-
-        Raises:
-            RunError: The state belongs to other parameters or to another selection of their entries.
-        """
-        state: dict[Any, dict[str, Tensor]] = {}
-        for key, parameter, member, entry in self._stored(state_dict):
-            state[key] = dict(entry)
-            if not is_sharded(parameter):
-                continue
-            mask = joined_mask(parameter, member.place) if member.is_ragged else None
-            count = parameter.numel() if mask is None else int(mask.sum())
-            for part, value in entry.items():
-                if part in SCALARS:
-                    continue
-                if value.numel() != count:
-                    raise RunError(_other_selection(member.name, value.numel(), count))
-                if mask is None:
-                    state[key][part] = like(parameter, value)
-                else:
-                    dense = torch.zeros(parameter.shape, dtype=value.dtype, device=mask.device)
-                    dense.masked_scatter_(mask, value.to(mask.device))
-                    state[key][part] = member.place.gather(local(like(parameter, dense)))
-        self.load_state_dict({"state": state, "param_groups": state_dict["param_groups"]})
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` returned, bit for bit.
-
-        Raises:
-            RunError: The state belongs to other parameters, to another selection of their entries, or to another form of storage.
-        """
-        entries = self._stored(state_dict)
-        for _, parameter, member, entry in entries:
-            _check_entry(parameter, member, entry)
-        super().load_state_dict(state_dict)
-        self.base.param_groups = self.param_groups
-        self.base.state.clear()
-        # torch casts what it loads to the precision of the parameter, which would round masters and moments
-        for _, parameter, member, entry in entries:
-            parts = {
-                part: value if part in SCALARS else local(value).reshape(member.span.gathered) for part, value in entry.items()
-            }
-            parts = {part: value.to(parameter.device) for part, value in parts.items()}
-            member.kept = {part: parts.pop(part) for part in member.parts}
-            self.base.state[member.shell] = parts
-            self._show(parameter, member)
-        self._has_stepped = bool(entries)
 
 
 def masked_adamw(
@@ -507,25 +348,3 @@ def _not_finite(gradients: Mapping[str, Tensor], step: int | None) -> str:
 def _average(tensor: Tensor) -> None:
     torch.distributed.all_reduce(tensor)  # gloo has no average
     tensor.div_(processes.count())
-
-
-def _other_selection(name: str, stored: int, here: int) -> str:
-    return f"the stored optimiser state of {name} is for {stored} entries; the selection trains {here}. Remove the run folder and start again."
-
-
-def _check_entry(parameter: Tensor, member: Member, entry: Mapping[str, Tensor]) -> None:
-    """Refuse the stored state of a parameter that does not fit what is kept for it here."""
-    name = member.name
-    for part, value in entry.items():
-        if part not in SCALARS and local(value).numel() != member.span.count:
-            raise RunError(_other_selection(name, local(value).numel(), member.span.count))
-    if ("delta" in entry) != ("delta" in member.parts):
-        raise RunError(
-            f"the stored optimiser state of {name} is {'with' if 'delta' in entry else 'without'} δ. Train with the train.storage of before, or "
-            "remove the run folder and start again."
-        )
-    if ("master" in entry) != ("master" in member.parts):
-        raise RunError(
-            f"the stored optimiser state of {name} is {'with' if 'master' in entry else 'without'} a float32 master, but the parameter is "
-            f"{parameter.dtype}. Train with the model.dtype and train.precision of before, or remove the run folder and start again."
-        )

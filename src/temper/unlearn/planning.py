@@ -47,6 +47,14 @@ def _scoring(selection: Any, prepared: Any, competing: int) -> list[str]:
     ]
 
 
+def _expected_ranks(selection: Any, competing: Any, model: Any) -> dict[str, int]:
+    """Return ranks for as many linear layers as a score will give an adapter."""
+    from temper.unlearn.attribution.inputs import linear_weights
+
+    linear = [name.removesuffix(".weight") for name in linear_weights(model) if name in set(competing)]
+    return dict.fromkeys(linear[: max(1, int(selection.keep * len(linear)))], selection.rank)
+
+
 def acting(objective: Objective) -> dict[str, Any]:
     """Return the settings of an objective that change what it does, for people: what nothing reads is left out."""
     given = {key: value for key, value in objective.model_dump().items() if value is not None}
@@ -92,7 +100,7 @@ def plan(recipe: Recipe) -> Plan:
 
     from temper.models.checkpoint import skeleton_of
     from temper.models.choice import budget
-    from temper.models.selection import decoder_layers, selection_of
+    from temper.models.selection import SelectLora, decoder_layers, selection_of
     from temper.models.trunk import check_layer, freeze_above
     from temper.train.arguments import rows_per_step
     from temper.train.plan import plan_of
@@ -107,6 +115,11 @@ def plan(recipe: Recipe) -> Plan:
     selection, smoother = selection_of(recipe), smoother_of(recipe)
     model: Any = skeleton_of(prepared.config, trust_remote_code=recipe.model.trust_remote_code)
     total = sum(p.numel() for p in model.parameters())
+    if isinstance(selection, SelectLora) and selection.by is not None:
+        # the scores are not there: as many ranks as they will share out, over the first layers
+        selection = selection.model_copy(
+            update={"by": None, "ranks": _expected_ranks(selection, prepared.competing(model), model)}
+        )
     with torch.device("meta"):
         model = selection.apply(model)
     context = sketched_context(

@@ -89,6 +89,7 @@ def unlearn(run: Run) -> Spent:
         **({"made": prepared.provided} if prepared.provided else {}),
         "processes": processes.count(),
     }
+    put_in_force(run, prepared, identity, facts)
     if prepared.objective.result == "weights":
         spent = _train_and_save(run, prepared, identity, facts)
     else:
@@ -138,7 +139,6 @@ def _weights_of(path: str, recipe: Recipe) -> str | None:
 
 
 def _train(run: Run, prepared: Prepared, identity: dict[str, Any], facts: dict[str, Any]) -> Trained:
-    put_in_force(run, prepared, identity, facts)
     model = load_to_train(run.recipe, prepared)
     _substitute_from_model(run, prepared, model)
     context = context_of(run.recipe.seed, prepared, model)

@@ -102,7 +102,12 @@ def test_the_header_says_how_the_mask_was_made(folder, tmp_path):
     assert header["weights_hash"] and len(header["parameters"]) == 21
     assert facts["score"] == "wagle" and facts["ratio"] == 0.2 and facts["scope"] == "global" and facts["structure"] == "weights"
     assert facts["rows"] == {"forget": 4, "retain": 4} and set(facts["data"]) == {"forget", "retain"}
-    assert facts["gamma"]["absolute"] == 1e-6 and 0 < facts["balance_share"] <= 1 and facts["dtype"] == "float32" and facts["seed"] == 0
+    assert (
+        facts["gamma"]["absolute"] == 1e-6
+        and 0 < facts["balance_share"] <= 1
+        and facts["dtype"] == "float32"
+        and facts["seed"] == 0
+    )
     assert sum(facts["histogram"]["selected"]) == facts["selected"] == int(0.2 * facts["competing"])
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["ratios"]["0.2"]["selected"] == facts["selected"]
 

@@ -84,6 +84,39 @@ def test_a_run_that_was_stopped_goes_on_with_the_mask_it_made(folder, tmp_path, 
     assert all(torch.equal(value, weights(run)[name]) for name, value in weights(whole).items())
 
 
+@pytest.mark.parametrize("selection", [{"wagle": 0.2}, {"lora": {"rank": 2, "by": {"wagle": 0.2}}}])
+def test_a_distilled_run_that_is_resumed_or_given_its_second_model_keeps_to_what_was_scored(
+    folder, tmp_path, monkeypatch, selection
+):
+    recipe = recipe_for(folder, method="logit_offset", selection=selection, train={"steps": 2})
+    whole = unlearn.run(recipe, tmp_path / "whole")
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(runner, "_distil", killed)
+        with pytest.raises(KeyboardInterrupt):
+            unlearn.run(recipe, tmp_path / "run")
+    run = unlearn.run(recipe, tmp_path / "run")
+    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(whole).items())
+    method = {"name": "logit_offset", "distil": True, "reinforced": str(whole / "reinforced")}
+    given = unlearn.run(recipe_for(folder, method=method, selection=selection, train={"steps": 2}), tmp_path / "given")
+    assert all(torch.equal(value, weights(given)[name]) for name, value in weights(whole).items())
+
+
+def test_an_adapter_whose_modules_no_score_has_chosen_is_never_applied(folder, make_llama):
+    from temper.models.selection import selection_of
+    from temper.unlearn.planning import plan
+
+    recipe = recipe_for(folder, selection={"lora": {"rank": 2, "by": {"wagle": 0.2}}})
+    with pytest.raises(ModelError, match="wagle has not been asked which modules get an adapter"):
+        selection_of(recipe).apply(model_of(folder, make_llama))
+    assert (
+        0 < plan(recipe).facts["trained_parameters"] < plan(recipe_for(folder, selection={"lora": 2})).facts["trained_parameters"]
+    )
+
+
 def test_scores_choose_the_modules_and_ranks_of_an_adapter(folder, tmp_path):
     recipe = recipe_for(folder, selection={"lora": {"rank": 3, "keep": 0.5, "by": {"wagle": 0.1}}})
     run = unlearn.run(recipe, tmp_path / "run")

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from temper.data import Item
 from temper.data.batching import length_sorted
 from temper.data.padding import pad_items
+from temper.errors import ModelError
 from temper.models.heads import inner_model
 from temper.models.selection import decoder_layers
 
@@ -37,6 +38,9 @@ def input_norms(model: Any, items: Sequence[Item], names: Collection[str], pad_i
         items: The rows; padding does not count.
         names: Weights of linear layers inside blocks.
         pad_id: The id that fills.
+
+    Raises:
+        ModelError: A layer does not see every token.
     """
     modules = {name: module for name, module in linear_weights(model).items() if name in set(names)}
     device = next(iter(model.parameters())).device
@@ -45,8 +49,15 @@ def input_norms(model: Any, items: Sequence[Item], names: Collection[str], pad_i
 
     def hook(name: str) -> Any:
         def add(module: nn.Module, args: tuple[Any, ...]) -> None:
-            (hidden_BLX, *_) = args
-            squares[name] += hidden_BLX[seen["mask_BL"]].double().square().sum(dim=0)
+            hidden, mask_BL = args[0], seen["mask_BL"]
+            # some layers get the tokens of all rows in one line
+            counted = mask_BL if hidden.dim() == 3 else mask_BL.reshape(-1)
+            if hidden.shape[:-1] != counted.shape:
+                raise ModelError(
+                    f"{name}: reads {list(hidden.shape[:-1])} tokens of {list(mask_BL.shape)}, as an expert that only some reach does, so its inputs "
+                    "cannot be told apart. Exclude it, or use another score."
+                )
+            squares[name] += hidden[counted].double().square().sum(dim=0)
 
         return add
 

@@ -222,7 +222,8 @@ def scored(
             "seed": recipe.seed,
             "dtype": str(next(iter(model.parameters())).dtype).removeprefix("torch."),
             "gradients": selection.hold,
-            "competing": next(iter(chosen.values())).competing,
+            "competing": (ranked := next(iter(chosen.values())).competing),
+            "not_competing": sum(p.numel() for p in model.parameters()) - ranked,
         }
         yield scores, chosen, facts
 

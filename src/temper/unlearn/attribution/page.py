@@ -56,9 +56,10 @@ def mask_page(inspected: dict[str, Any]) -> str:
 
 
 def _gamma(facts: dict[str, Any]) -> Cell:
-    gamma = facts.get("gamma")
-    value = gamma.get("absolute") if isinstance(gamma, dict) else None
     # a header is what its file says; of a strange one nothing is shown
+    said = facts.get("gamma")
+    gamma: dict[str, Any] = said if isinstance(said, dict) else {}
+    value = gamma.get("absolute")
     return Cell(f"{value:.3g}", count=str(gamma.get("mode", ""))) if isinstance(value, int | float) else Cell("–")
 
 
