@@ -268,3 +268,24 @@ def test_anchors_on_two_blocks_are_the_sum_of_both(make_llama):
     )
     assert first > 1e-4 and second > 1e-4
     torch.testing.assert_close(whole, first + second)
+
+
+@pytest.mark.parametrize("name", ["klmin", "rmu"])
+def test_where_single_weights_train_the_original_values_of_those_alone_give_the_same(make_llama, name):
+    """The model from before is read between the forward and the backward pass, after the selected weights have moved."""
+    batches, terms, found = both(), OBJECTIVES[name], []
+    draw = torch.Generator().manual_seed(0)
+    masks = {n: torch.rand(p.shape, generator=draw) < 0.2 for n, p in make_llama().named_parameters() if p.dim() == 2}
+    for given in (masks, None):
+        model = SelectLayers(layers=[0, 1], module="mlp.down_proj").apply(make_llama())
+        engine = Engine(model, terms, masks=given)
+        kept = engine._original if engine._frozen is None else engine._frozen.original
+        with torch.no_grad():
+            for n, parameter in model.named_parameters():
+                parameter += 0.1 * (masks[n] if parameter.requires_grad else 0.0)
+        found.append((kept.stored_bytes, *loss_and_gradients(model, terms, batches, engine=engine)))
+    trained = [n for n in masks if "down_proj" in n and "layers.2" not in n]
+    assert found[0][0] == 4 * sum(int(masks[n].sum()) for n in trained) < found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2].keys() == found[1][2].keys()
+    assert all(torch.equal(value, found[1][2][n]) for n, value in found[0][2].items())

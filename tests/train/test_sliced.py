@@ -46,7 +46,7 @@ def test_a_sliced_layer_has_the_outputs_and_gradients_of_a_whole_one(kind, what)
         (layer(ours).square().sum() * scale).backward()
         (plain(theirs).square().sum() * scale).backward()
     assert torch.equal(layer(ours), plain(theirs)) and layer.weight.grad is None
-    torch.testing.assert_close(optimizer._packed.of("weight").flatten(), plain.weight.grad[mask], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(optimizer.packed_gradients()["weight"].flatten(), plain.weight.grad[mask], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer.bias.grad, plain.bias.grad)
     torch.testing.assert_close(ours.grad, theirs.grad)
 
@@ -72,7 +72,7 @@ def test_a_sliced_layer_under_recomputed_activations_adds_its_gradient_once():
     optimizer = attached(layer, mask)
     checkpoint(layer, inputs(requires_grad=True), use_reentrant=False).square().sum().backward()
     plain(inputs()).square().sum().backward()
-    torch.testing.assert_close(optimizer._packed.of("weight").flatten(), plain.weight.grad[mask])
+    torch.testing.assert_close(optimizer.packed_gradients()["weight"].flatten(), plain.weight.grad[mask])
 
 
 def test_a_weight_that_is_read_elsewhere_too_gets_both_gradients():
@@ -81,7 +81,7 @@ def test_a_weight_that_is_read_elsewhere_too_gets_both_gradients():
     optimizer = attached(layer, mask)
     for one in (layer, plain):
         (one(inputs()).sum() + nn.functional.linear(inputs(2), one.weight).square().sum()).backward()
-    torch.testing.assert_close(optimizer._packed.of("weight").flatten(), plain.weight.grad[mask])
+    torch.testing.assert_close(optimizer.packed_gradients()["weight"].flatten(), plain.weight.grad[mask])
 
 
 def test_detached_the_layer_is_its_own_again():
@@ -103,4 +103,4 @@ def test_without_gradients_or_under_autocast_the_layer_does_what_it_always_does(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = layer(inputs())
     out.float().sum().backward()
-    assert out.dtype == torch.bfloat16 and optimizer._packed.of("weight") is not None and layer.weight.grad is None
+    assert out.dtype == torch.bfloat16 and "weight" in optimizer.packed_gradients() and layer.weight.grad is None

@@ -115,12 +115,12 @@ def load_delta(model: Any, folder: Path) -> LoadedDelta:
     if hasattr(model, "peft_config"):
         raise ModelError(f"{folder}: the model wears an adapter, whose names are not those of the base. Load the delta first.")
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    patches = [
-        _Patch(_found(model, parameters, name, delta), None, value.to(parameters[name].dtype).reshape(parameters[name].shape))
-        for name, value in delta.parameters.items()
-        if not _is_cut_away(model, parameters, name)
-    ]
-    return LoadedDelta(patches + _patches(model, parameters, delta))
+    if delta.parameters:
+        raise ModelError(
+            f"{folder}: schema 1 has no hash of what each tensor was, so it cannot be told whether this is its base. Make the model with `temper apply`, "
+            "which compares the files."
+        )
+    return LoadedDelta(_patches(model, parameters, delta))
 
 
 def _is_cut_away(model: Any, parameters: dict[str, nn.Parameter], name: str | None) -> bool:

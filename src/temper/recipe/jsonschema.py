@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from temper import registry
@@ -38,11 +38,19 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-def _named_field(given: dict[str, Any], kind: str, options: list[dict[str, Any]], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a field that holds the settings of a kind, in every form the loader accepts."""
+def _named_field(
+    given: dict[str, Any],
+    kind: str,
+    options: list[dict[str, Any]],
+    definitions: dict[str, Any],
+    only: Callable[[Any], bool] = lambda settings: True,
+) -> dict[str, Any]:
+    """Return the schema of a field that holds the settings of a kind, in every form the loader accepts; of some of its names with `only`."""
     bare: list[str] = []
     for name in registry.names(kind):
         settings = registry.resolve(kind, name)
+        if not only(settings):
+            continue
         own = settings.model_json_schema()
         for title, definition in own.pop("$defs", {}).items():
             definitions.setdefault(title, definition)
@@ -50,6 +58,9 @@ def _named_field(given: dict[str, Any], kind: str, options: list[dict[str, Any]]
         if kind == "probe" and "data" in properties:
             given_data = {key: value for key, value in properties["data"].items() if key in ("description", "default")}
             properties["data"] = {**given_data, "anyOf": [{"$ref": "#/$defs/Sources"}, {"type": "null"}]}
+        if kind == "selection" and "by" in properties:
+            scores = _named_field(properties["by"], kind, [{"type": "null"}], definitions, lambda settings: bool(settings.is_score))
+            properties["by"] = scores
         if "alternatives" in properties:
             properties["alternatives"] = _named_field(properties["alternatives"], "alternatives", [], definitions)
         if not required:
@@ -60,7 +71,8 @@ def _named_field(given: dict[str, Any], kind: str, options: list[dict[str, Any]]
             if settings.shorthand:
                 inner.append(properties[settings.shorthand])
             options.append(_closed({name: {"anyOf": inner}}, [name]))
-    options.append({"type": "string", "enum": bare})
+    if bare:
+        options.append({"type": "string", "enum": bare})
     kept = {key: value for key, value in given.items() if key in ("description", "default")}
     return {**kept, "anyOf": options}
 

@@ -64,8 +64,8 @@ class ShellOptimizer(torch.optim.Optimizer):
     def _of(self, name: str, parameter: nn.Parameter) -> Member:
         # by name, not by identity: wrappers that shard a model put other tensors in the place of the parameters
         member = self._members[name]
-        part = local(parameter.detach())
-        if tuple(part.shape) != member.place.shape:
+        part = local(parameter.detach()) if is_sharded(parameter) else parameter
+        if part.shape != member.place.shape:
             if member.is_masked:
                 raise RunError(
                     f"{name}: had the shape {list(member.place.shape)} when its mask was read and has {list(part.shape)} at the step. Build the "

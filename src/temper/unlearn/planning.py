@@ -100,12 +100,13 @@ def plan(recipe: Recipe) -> Plan:
 
     from temper.models.checkpoint import skeleton_of
     from temper.models.choice import budget
-    from temper.models.selection import SelectLora, decoder_layers, selection_of
+    from temper.models.selection import SelectLora, SelectMaskFile, SelectRows, decoder_layers, selection_of
     from temper.models.trunk import check_layer, freeze_above
     from temper.train.arguments import rows_per_step
     from temper.train.plan import plan_of
     from temper.unlearn.attribution.base import ScoredSelection
     from temper.unlearn.context import sketched_context
+    from temper.unlearn.costs import Trained, bytes_beside_weights
     from temper.unlearn.references import needs_stored, used_rows
     from temper.unlearn.training import trains_cut
 
@@ -138,6 +139,9 @@ def plan(recipe: Recipe) -> Plan:
     if passes.trunk_layer is not None:
         freeze_above(model, passes.trunk_layer)
     competing = trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if isinstance(selection, SelectMaskFile):
+        counts = selection.opened(model).counts()
+        trained = sum(counts[name] for name, p in model.named_parameters() if p.requires_grad)
     if isinstance(selection, ScoredSelection):
         names = set(prepared.competing(model))
         competing = sum(p.numel() for name, p in model.named_parameters() if name in names)
@@ -151,11 +155,16 @@ def plan(recipe: Recipe) -> Plan:
         kept = (*list(decoder_layers(model))[: cut + 1], getattr(model, "get_base_model", lambda: model)().get_input_embeddings())
         resident = sum(p.numel() for part in kept for p in part.parameters())
     halves = dtype_of(recipe, prepared.config) in ("bfloat16", "float16")
-    # weights and gradients in the dtype of the model; two moments, and a master where the weights are coarser, in float32
-    width = 2 if halves and not selection.is_adapter else 4
-    state = trained * (4 * 2 + (4 if width == 2 else 0))
-    copies = 0 if selection.is_adapter or heavy or not (passes.original_logits or passes.frozen_layers) else trained * width
-    megabytes = ((2 if halves else 4) * resident + width * trained + state + copies) / 2**20
+    what = Trained(
+        entries=trained,
+        whole=competing,
+        masked=selection.has_masks,
+        lines=isinstance(selection, SelectRows) or getattr(selection, "structure", "weights") != "weights",
+        width=2 if halves and not selection.is_adapter else 4,
+    )
+    asks = bool(passes.original_logits or passes.frozen_layers) and not heavy and not selection.is_adapter
+    beside = bytes_beside_weights(recipe.train, what, keeps_original=asks)
+    megabytes = ((2 if halves else 4) * resident + beside) / 2**20
     rows = rows_per_step(recipe.train)
     reads = prepared.reads()
     facts = {
@@ -178,7 +187,7 @@ def plan(recipe: Recipe) -> Plan:
     lines = [
         f"objective    {prepared.objective.name} ({', '.join(f'{key}={value}' for key, value in acting(prepared.objective).items())})",
         f"model        {recipe.model.path}: {total:,} parameters, {resident:,} loaded, {trained:,} train ({100 * trained / total:.1f} %)"
-        + (", of which a mask selects some" if selection.has_masks and not isinstance(selection, ScoredSelection) else ""),
+        + (", of which the rows are chosen at the start" if isinstance(selection, SelectRows) else ""),
         *_scoring(selection, prepared, competing),
         *(
             f"data         {role}: {len(found.items)} rows{' to be made first' if role in prepared.sketched else ''}, {len(found.dropped)} dropped"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from temper.unlearn.objective import Objective
     from temper.unlearn.substitution import Substitution
 
-__all__ = ["Prepared", "dtype_of", "objective_of", "prepare", "refuse_unbuilt_world", "smoother_of"]
+__all__ = ["Prepared", "dtype_of", "identity_of", "objective_of", "prepare", "refuse_unbuilt_world", "smoother_of"]
 
 
 @dataclass
@@ -220,9 +220,59 @@ def _check_combination(recipe: Recipe, objective: Objective) -> None:
         )
     if recipe.save == "delta" and objective.result == "offset":
         problems.append("save: delta, but the logit offset leaves two models. Use full.")
+    problems += _unread_settings(recipe)
     problems += _precision_problems(recipe, recipe.model.dtype)
     if problems:
         raise RecipeError(problems, f"recipe {recipe.name}")
+
+
+def _unread_settings(recipe: Recipe) -> list[str]:
+    """Return the settings of the optimiser that nothing would read."""
+    from temper.models.selection import selection_of
+
+    train, selection = recipe.train, selection_of(recipe)
+    assert train is not None
+    problems = []
+    if train.clip == "dense" and not selection.has_masks:
+        problems.append(
+            f"train.clip: dense counts gradients outside a mask, and selection {selection.name} has none. Leave it out."
+        )
+    if train.clip == "dense" and train.max_grad_norm == 0:
+        problems.append("train.clip: dense, but max_grad_norm = 0 switches clipping off. Leave one of them out.")
+    if train.storage == "dense_compat" and not selection.has_masks:
+        problems.append(
+            f"train.storage: dense_compat keeps state outside a mask, and selection {selection.name} has none. Leave it out."
+        )
+    if train.precision == "bf16_pure" and (selection.is_adapter or recipe.model.dtype == "float32"):
+        what = "an adapter" if selection.is_adapter else "model.dtype float32"
+        problems.append(
+            f"train.precision: bf16_pure is for weights in half precision, and {what} trains in float32. Leave it out."
+        )
+    if train.optimizer in ("sgd", "rmsprop", "adagrad", "adadelta") and (train.adam_beta1, train.adam_beta2) != (0.9, 0.999):
+        problems.append(f"train.adam_beta1, adam_beta2: {train.optimizer} has none. Leave them out.")
+    return problems
+
+
+def identity_of(recipe: Recipe, config: PretrainedConfig, weights: str | None) -> dict[str, Any]:
+    """Return what numbers that a model gives depend on beside the rows: weights, configuration, precision, software, kind of device.
+
+    Args:
+        recipe: Says how the model is loaded.
+        config: Of the model.
+        weights: Hash or commit of its weights; None where nothing tells them apart.
+    """
+    import torch
+
+    from temper.models.load import config_hash
+
+    return {
+        "weights": weights,
+        "config": config_hash(config),
+        "dtype": recipe.model.dtype,
+        "attention": recipe.model.attention,
+        "torch": torch.__version__,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
 
 
 def dtype_of(recipe: Recipe, config: PretrainedConfig) -> str:
@@ -236,8 +286,14 @@ def _precision_problems(recipe: Recipe, dtype: str) -> list[str]:
     """Return what cannot be trained in a dtype."""
     from temper.models.selection import selection_of
 
-    if selection_of(recipe).is_adapter:
-        return []
+    selection = selection_of(recipe)
+    by = getattr(selection, "by", None)
+    if selection.is_adapter:
+        reads = by is not None and bool({"forget", "retain"} & set(by.needs))
+        scored = (
+            "selection.lora.by: reads gradients, which float16 loses without loss scaling. Set model.dtype=bfloat16 or float32."
+        )
+        return [scored] if reads and dtype == "float16" else []
     problems, smoother = [], smoother_of(recipe)
     if smoother is not None and dtype in ("bfloat16", "float16") and smoother.perturbs:
         problems.append(f"smoother: {smoother.name} moves weights by less than {dtype} can hold. Set model.dtype=float32.")

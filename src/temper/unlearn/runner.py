@@ -23,7 +23,7 @@ from temper.unlearn.card import model_card
 from temper.unlearn.context import context_of
 from temper.unlearn.damage import damage_of
 from temper.unlearn.masking import check_given, put_in_force
-from temper.unlearn.prepare import Prepared, objective_of, prepare
+from temper.unlearn.prepare import Prepared, identity_of, objective_of, prepare
 from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
 from temper.unlearn.substitution import substitute
 from temper.unlearn.training import Trained, fit, load_to_train, select
@@ -120,14 +120,7 @@ def _note_inputs(run: Run, prepared: Prepared) -> dict[str, Any]:
         check_given(recipe, prepared, hashes["model"])
         hashes["mask"] = hash_file(Path(prepared.selection.path))
     run.note_inputs(**hashes)
-    return {
-        "weights": hashes["model"],
-        "config": hashes["config"],
-        "dtype": recipe.model.dtype,
-        "attention": recipe.model.attention,
-        "torch": torch.__version__,
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-    }
+    return identity_of(recipe, prepared.config, hashes["model"])
 
 
 def _weights_of(path: str, recipe: Recipe) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from temper.draws import key_of
 from temper.errors import ModelError
 from temper.models.cut import load_cut
 from temper.models.load import load_model, pad_id_of
+from temper.models.maskset import PackedMasks
 from temper.models.selection import Selection
 from temper.models.trunk import freeze_above
 from temper.recipe import Recipe
@@ -178,12 +179,13 @@ def fit(
     masks = None
     if selection.has_masks:
         # what lies above the block that is read does not train: a file that selects some of it was refused, unless it was to be dropped
-        masks = _Only(
-            selection.masks(model, _gradients(prepared, model, terms, references, recipe.train.batch_size)), dict(_trained(model))
-        )
-        if recipe.train.clip == "masked":  # dense clipping counts the gradients of all
+        made = selection.masks(model, _gradients(prepared, model, terms, references, recipe.train.batch_size))
+        if recipe.train.clip == "dense":
+            _gradients_of_all(model, plan)
+        masks = _Masks(made, {name: tuple(p.shape) for name, p in _trained(model)}, every=recipe.train.clip == "dense")
+        if recipe.train.clip == "masked":
             for name, parameter in _trained(model):
-                parameter.requires_grad_(name not in masks or bool(masks[name].any()))
+                parameter.requires_grad_(name not in masks or masks.counts[name] > 0)
     floor = None
     if recipe.train.stop.retain_floor is not None:
         floor = RetainFloor(model, prepared.rows["retain"].items, recipe.train.stop, recipe.seed, pad_id_of(prepared.tokenizer))
@@ -213,7 +215,7 @@ def fit(
     heavy = any(need != "ref_row_nll" for wanted in needs.values() for need in wanted)
     facts: dict[str, Any] = {
         "trained_parameters": sum(
-            int(masks[name].sum()) if masks and name in masks else p.numel() for name, p in _trained(model)
+            masks.counts[name] if masks is not None and name in masks else p.numel() for name, p in _trained(model)
         ),
         "passes": plan.describe(stored=heavy),
     }
@@ -230,29 +232,49 @@ def fit(
     return Trained(model, spent, stopped, plan, facts)
 
 
-class _Only(Mapping[str, torch.Tensor]):
-    """Some of the masks, each made when it is asked for: together they would take a byte for every weight."""
+class _Masks(Mapping[str, torch.Tensor]):
+    """The masks of what trains, each made when it is asked for: together they would take a byte for every weight.
 
-    def __init__(self, masks: Mapping[str, torch.Tensor], names: Collection[str]) -> None:
-        self._masks, self._names = masks, [name for name in masks if name in names]
+    Args:
+        masks: As the selection has them.
+        shapes: Parameters that have a gradient, with their shapes.
+        every: Whether those without a mask have one that selects nothing, instead of training whole.
+    """
+
+    def __init__(self, masks: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], *, every: bool) -> None:
+        self._masks = masks
+        self._shapes = {name: shape for name, shape in shapes.items() if every or name in masks}
+        counted = masks.counts() if isinstance(masks, PackedMasks) else {name: int(mask.sum()) for name, mask in masks.items()}
+        self.counts = {name: counted.get(name, 0) for name in self._shapes}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._names:
+        if name not in self._shapes:
             raise KeyError(name)
-        return self._masks[name]
+        return self._masks[name] if self.counts[name] else torch.zeros(self._shapes[name], dtype=torch.bool)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._shapes)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._shapes)
+
+
+def _gradients_of_all(model: Any, plan: Plan) -> None:
+    """Let every parameter that the loss reads have a gradient, so that clipping can count them all."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    if plan.trunk_layer is not None:
+        freeze_above(model, plan.trunk_layer)
 
 
 def _trained(model: Any) -> list[tuple[str, torch.Tensor]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def _save_masks(run: Run, masks: Mapping[str, torch.Tensor], prepared: Prepared, selection: Selection) -> None:
+def _save_masks(run: Run, masks: _Masks, prepared: Prepared, selection: Selection) -> None:
     """Keep the masks that were made for this run; a mask file that was given is not copied."""
     from temper.models.checkpoint import skeleton_of
     from temper.models.masks import save_masks
@@ -261,7 +283,7 @@ def _save_masks(run: Run, masks: Mapping[str, torch.Tensor], prepared: Prepared,
     if selection.needs_gradients and processes.is_first() and not path.exists():
         # of a model that was cut, the file names the parameters of the whole one
         whole = skeleton_of(prepared.config, trust_remote_code=run.recipe.model.trust_remote_code)
-        facts = {"selection": selection.model_dump(mode="json"), "selected": sum(int(mask.sum()) for mask in masks.values())}
+        facts = {"selection": selection.model_dump(mode="json"), "selected": sum(masks.counts.values())}
         save_masks(path, masks, whole, facts)
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from temper import unlearn
 from temper.data import Encoded, Item
 from temper.errors import DataError, InputError, ModelError, RecipeError
 from temper.models.masks import load_masks, mask_facts
@@ -94,6 +95,20 @@ def test_several_ratios_come_from_one_pass_exact_and_nested(folder, tmp_path, ma
     assert all(not bool((masks[0.1][name] & ~masks[0.4][name]).any()) for name in masks[0.1])
     score_masks(recipe_for(folder, selection={"wagle": {"ratio": 0.1, "gamma": 3.0}}), [0.2], tmp_path / "again")
     assert len(passes) == 2, "gradients of the same rows are read from the cache"
+    unlearn.run(recipe_for(folder, selection={"wagle": 0.1}), tmp_path / "run")
+    assert len(passes) == 2, "by a run too"
+
+
+def test_the_oldest_gradients_leave_a_cache_that_is_full(tmp_path, monkeypatch):
+    import os
+
+    monkeypatch.setattr(making, "CACHE_LIMIT", 250)
+    for age, name in enumerate(("newest", "middle", "oldest")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "gradients.safetensors").write_bytes(b"0" * 100)
+        os.utime(tmp_path / name / "gradients.safetensors", ns=(10**9 * (9 - age), 10**9 * (9 - age)))
+    making._make_room(tmp_path, 100)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["newest"]
 
 
 def test_the_header_says_how_the_mask_was_made(folder, tmp_path):

@@ -203,6 +203,29 @@ def test_a_structure_of_which_no_unit_fits_is_refused(folder, tmp_path):
     assert not (tmp_path / "run" / "mask.safetensors").exists()
 
 
+def test_dense_clipping_counts_the_gradients_of_all_weights_whatever_is_selected(folder, tmp_path, make_llama):
+    model = model_of(folder, make_llama)
+    name = "model.layers.1.mlp.down_proj.weight"
+    half = {name: torch.arange(model.get_parameter(name).numel()).view(model.get_parameter(name).shape) % 2 == 0}
+
+    def norm(out, **changes):
+        run = unlearn.run(recipe_for(folder, method="graddiff", **changes), tmp_path / out)
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        return next(line["grad_norm"] for line in lines if line["event"] == "train"), run
+
+    train = {"steps": 1}
+    save_masks(tmp_path / "half.safetensors", half, model)
+    selection = {"mask": str(tmp_path / "half.safetensors")}
+    of_all, _ = norm("all", train=train)
+    dense, run = norm("dense", train={**train, "clip": "dense"}, selection=selection)
+    masked, _ = norm("masked", train=train, selection=selection)
+    assert dense == pytest.approx(of_all, rel=1e-4) and masked < 0.9 * dense
+    before, after = load_file(folder / "model" / "model.safetensors"), weights(run)
+    changed = {key: before[key] != after[key] for key in before}
+    assert bool(changed[name].any()) and not bool((changed[name] & ~half[name]).any())
+    assert [key for key in changed if key != name and bool(changed[key].any())] == []
+
+
 def test_a_scored_run_saved_as_a_delta_makes_the_same_model_from_its_base(folder, tmp_path):
     run = unlearn.run(recipe_for(folder, selection={"wagle": 0.1}, save="delta"), tmp_path / "run")
     made = apply_delta(run / "delta", folder / "model", tmp_path / "made")

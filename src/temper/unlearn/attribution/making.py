@@ -42,8 +42,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Scored", "make_masks", "score_masks", "scored", "scores_of"]
 
+FORM: Final = 1
+"""Raised whenever the same rows and weights give other gradients than before."""
+
 KEEP_LIMIT: Final = 2**30
 """Bytes of gradients up to which they stay in the cache."""
+
+CACHE_LIMIT: Final = 4 * 2**30
+"""Bytes of all gradients in the cache; the oldest go first."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def scores_of(
         if role not in selection.needs:
             continue
         content = [[list(item.input_ids), list(item.labels)] for item in items[role]]
-        key = hash_json([identity, content, competing, selection.average, selection.hold])[:40]
+        key = hash_json([FORM, identity, content, competing, selection.average, selection.hold])[:40]
         stored = folder / key / "gradients.safetensors"
         if not stored.is_file():
 
@@ -145,6 +151,20 @@ def choices_of(selection: ScoredSelection, scores: Scores, model: Any, ratios: S
     )
 
 
+def _make_room(cache: Path, size: int) -> None:
+    """Drop the oldest gradients until others of this size fit. One that is being read stays readable until it is let go."""
+    known = sorted(
+        ((file.stat().st_mtime_ns, file.stat().st_size, file.parent) for file in cache.glob("*/gradients.safetensors")),
+        key=lambda found: found[0],
+    )
+    total = sum(bytes_ for _, bytes_, _ in known)
+    for _, bytes_, folder in known:
+        if total + size <= CACHE_LIMIT:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        total -= bytes_
+
+
 @contextlib.contextmanager
 def _place(identity: str | None, size: int) -> Iterator[Path]:
     """Give the folder for gradients: in the cache, for good where they are small and belong to a model that can be told from others."""
@@ -157,6 +177,7 @@ def _place(identity: str | None, size: int) -> Iterator[Path]:
             "bfloat16 in the selection, exclude parameters, or give another cache folder (TEMPER_CACHE)."
         )
     if identity is not None and size <= KEEP_LIMIT:
+        _make_room(cache, size)
         yield cache
         return
     with tempfile.TemporaryDirectory(prefix="once-", dir=cache) as folder:
@@ -272,10 +293,10 @@ def score_masks(recipe: Recipe, ratios: Sequence[float], out: Path, *, progress:
         RecipeError: The selection is no score.
         InputError: A ratio is not in [0, 1], or the folder holds something.
     """
-    from temper.models.load import model_identity, resolve_path, weights_hash
+    from temper.models.load import resolve_path, weights_hash
     from temper.models.selection import selection_of
     from temper.models.workshop import Workshop
-    from temper.unlearn.prepare import prepare
+    from temper.unlearn.prepare import identity_of, prepare
 
     selection = selection_of(recipe)
     if not isinstance(selection, ScoredSelection):
@@ -300,14 +321,16 @@ def score_masks(recipe: Recipe, ratios: Sequence[float], out: Path, *, progress:
         prepared = prepare(recipe, Workshop(recipe, Path(rows_folder), progress))
     model = load_model(recipe.model.path, section=recipe.model, world=recipe.world)
     source = Path(resolve_path(recipe.model.path, recipe.world))
+    weights = weights_hash(source) if source.is_dir() else None
+    known = weights or getattr(prepared.config, "_commit_hash", None)
     with folder_aside(out) as aside:
         made = make_masks(
             recipe,
             prepared,
             model,
             {ratio: aside / f"mask_{ratio:g}.safetensors" for ratio in wanted},
-            identity=model_identity(recipe.model, recipe.world),
-            weights=weights_hash(source) if source.is_dir() else None,
+            identity=hash_json(identity_of(recipe, prepared.config, known)) if known else None,
+            weights=known,
             progress=progress,
         )
         write_json(
