@@ -148,10 +148,13 @@ def test_combined_masks_are_written_with_where_they_came_from(tmp_path, model, b
     assert load_masks(tmp_path / "all.safetensors", model).keys() == dict(model.named_parameters()).keys()
 
 
-def test_the_hash_of_the_weights_is_kept_only_where_all_agree(tmp_path, model):
+def test_masks_of_different_weights_are_combined_only_where_that_is_asked_for(tmp_path, model):
     one = save(tmp_path, "one.safetensors", model)
     other = save_masks(tmp_path / "other.safetensors", load_masks(one, model), model)
-    assert call("mask", "combine", one, other, "--by", "union", "--out", tmp_path / "both")[0] == 0
+    given = ["mask", "combine", one, other, "--by", "union", "--out", tmp_path / "both"]
+    code, _, err = call(*given)
+    assert code == 2 and "was made from other weights than" in err and not (tmp_path / "both").exists()
+    assert call(*given, "--any-weights")[0] == 0
     assert mask_facts(tmp_path / "both")["weights_hash"] is None
 
 

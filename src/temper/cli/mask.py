@@ -99,6 +99,9 @@ def combine(
         str, typer.Option(help="union: any selects; intersection: all select; majority: more than half of them select.")
     ] = "",
     out: Annotated[Path | None, typer.Option(help="The mask file to write.")] = None,
+    any_weights: Annotated[
+        bool, typer.Option("--any-weights", help="Accept files made from different weights; the result says nothing of weights.")
+    ] = False,
     json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
@@ -115,7 +118,7 @@ def combine(
         raise InputError("--by is missing. Give union, intersection or majority.")
     if out is None:
         raise InputError("--out is missing. Give the mask file to write, e.g. --out both.safetensors.")
-    made = combine_masks(files, cast(Any, by), out)
+    made = combine_masks(files, cast(Any, by), out, any_weights=any_weights)
     if json:
         emit(made)
         return

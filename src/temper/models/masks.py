@@ -33,7 +33,6 @@ __all__ = [
     "Parameters",
     "combine",
     "densities",
-    "density",
     "load_masks",
     "mask_facts",
     "open_masks",
@@ -181,6 +180,8 @@ def open_masks(path: Path) -> tuple[dict[str, Any], PackedMasks]:
 def load_masks(path: Path, model: nn.Module, *, weights_hash: str | None = None) -> PackedMasks:
     """Return the masks of a file, parameter name to a boolean tensor of its shape that is unpacked when it is asked for.
 
+    Every parameter of the model has one: that of a parameter the file does not name selects nothing.
+
     Args:
         path: The file.
         model: The model they are for; where it was cut, the masks of what was cut away are passed over.
@@ -196,8 +197,8 @@ def load_masks(path: Path, model: nn.Module, *, weights_hash: str | None = None)
             f"{path}: was computed from weights with the hash {header['weights_hash'][:12]}..., these have {weights_hash[:12]}.... "
             "Make the mask again from these weights."
         )
-    own = [name for name, _ in model.named_parameters() if name in masks]
-    return PackedMasks({name: masks.shape(name) for name in own}, masks.bits)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return PackedMasks(shapes, lambda name: masks.bits(name) if name in masks else np.zeros(_bytes(shapes[name]), dtype=np.uint8))
 
 
 def _check_model(path: Path, header: dict[str, Any], model: nn.Module) -> None:
@@ -227,19 +228,3 @@ def _difference(stored: list[list[Any]], here: list[list[Any]], model: nn.Module
                 found += ", which is another vocabulary (was a token added to the tokenizer?)"
             return found
     return f"it has {len(stored)} parameters, {type(model).__name__} has {len(here)}"
-
-
-def density(masks: Mapping[str, Tensor], model: nn.Module) -> float:
-    """Return the share of a model's weights that may change, in [0, 1].
-
-    A parameter without a mask counts whole if it requires a gradient, else not at all.
-    """
-    counts = masks.counts() if isinstance(masks, PackedMasks) else {name: int(mask.sum()) for name, mask in masks.items()}
-    selected = total = 0
-    for name, parameter in model.named_parameters():
-        total += parameter.numel()
-        if name in counts:
-            selected += counts[name]
-        elif parameter.requires_grad:
-            selected += parameter.numel()
-    return selected / total

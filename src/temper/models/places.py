@@ -4,7 +4,7 @@
 
 On a CPU single entries are read by number: selecting through a mask (`masked_select`) takes twenty times as long there. Up to a
 quarter of a tensor keeps four bytes each; more than that two bytes, their offsets inside blocks of 65,536, which takes three
-times as long to read. Other devices select through a mask at the speed of their memory: there one bit for every entry of the
+times as long to read. Other devices are thought to select through a mask well (not measured): there one bit for every entry of the
 tensor is kept where that is less.
 """
 
@@ -187,6 +187,7 @@ class _Bits(Place):
     shape: tuple[int, ...]
     count: int
     bits: Tensor
+    weights: Tensor
 
     @property
     def gathered(self) -> tuple[int, ...]:
@@ -197,17 +198,15 @@ class _Bits(Place):
         return self.bits.nbytes
 
     def _mask(self) -> Tensor:
-        entries = 1
-        for size in self.shape:
-            entries *= size
-        each = (self.bits[:, None] & _weights(self.bits.device)) != 0
-        return each.view(-1)[:entries].view(self.shape)
+        each = (self.bits[:, None] & self.weights) != 0
+        return each.view(-1)[: torch.Size(self.shape).numel()]
 
+    # flat: what lies where is then told by one number an entry instead of one a dimension
     def gather(self, tensor: Tensor) -> Tensor:
-        return tensor.masked_select(self._mask())
+        return tensor.reshape(-1).masked_select(self._mask())
 
     def scatter(self, tensor: Tensor, values: Tensor) -> None:
-        tensor.masked_scatter_(self._mask(), values.to(tensor.dtype))
+        tensor.masked_scatter_(self._mask().view(self.shape), values.to(tensor.dtype))
 
 
 def _write(tensor: Tensor, index: Tensor, values: Tensor) -> None:
@@ -217,8 +216,7 @@ def _write(tensor: Tensor, index: Tensor, values: Tensor) -> None:
         tensor.copy_(flat.view(tensor.shape))
 
 
-def _weights(device: torch.device) -> Tensor:
-    return torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=device)
+_WEIGHTS: Final = (128, 64, 32, 16, 8, 4, 2, 1)
 
 
 def place_of(mask: Tensor | None, tensor: Tensor) -> Place:
@@ -262,5 +260,5 @@ def _blocks_of(mask: Tensor, count: int, device: torch.device) -> Place:
 def _bits_of(mask: Tensor, count: int, device: torch.device) -> Place:
     """Return the place of single entries as bits."""
     flat = torch.nn.functional.pad(mask.flatten().to(device, torch.uint8), (0, -mask.numel() % 8))
-    bits = (flat.view(-1, 8) * _weights(device)).sum(1, dtype=torch.uint8)
-    return _Bits(tuple(mask.shape), count, bits)
+    weights = torch.tensor(_WEIGHTS, dtype=torch.uint8, device=device)
+    return _Bits(tuple(mask.shape), count, (flat.view(-1, 8) * weights).sum(1, dtype=torch.uint8), weights)

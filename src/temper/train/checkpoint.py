@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from temper import processes
 from temper.errors import RunError
 from temper.files import folder_aside, read_json, write_json
+from temper.models.places import Place
 from temper.train.masked import MaskedOptimizer
 from temper.train.sharding import copy_whole
 
@@ -126,8 +127,13 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def load_trained(path: Path, model: torch.nn.Module) -> None:
+def load_trained(path: Path, model: torch.nn.Module, places: Mapping[str, Place] | None = None) -> None:
     """Put the trained tensors of a checkpoint into a model.
+
+    Args:
+        path: The checkpoint.
+        model: With the weights from before.
+        places: Parameter name to where its selected entries lie: of those the checkpoint has no others.
 
     Raises:
         RunError: The checkpoint holds other parameters than those that train.
@@ -138,7 +144,13 @@ def load_trained(path: Path, model: torch.nn.Module) -> None:
         raise RunError(f"{path}: holds other parameters than the selection trains. Remove the run folder and start again.")
     with torch.no_grad():
         for name, parameter in expected.items():
-            copy_whole(parameter, stored[name])
+            place = (places or {}).get(name)
+            if place is None or stored[name].shape == parameter.shape:
+                copy_whole(parameter, stored[name])
+            elif tuple(stored[name].shape) == place.gathered:
+                place.scatter(parameter, stored[name].to(parameter.device))
+            else:
+                raise RunError(f"{path}: holds other entries of {name} than are selected. Remove the run folder and start again.")
 
 
 def load_extra(path: Path) -> dict[str, torch.Tensor]:

@@ -113,7 +113,7 @@ class Engine(nn.Module):
                 "what the model from before gives must be stored where weights are sharded; set train.reference=store"
             )
         self.places: dict[str, Place] = {}
-        if masks and (frozen or logits):
+        if masks and not sharded:
             self.places = {name: place_of(masks[name], p.detach()) for name, p in model.named_parameters() if name in masks}
         self._frozen = FrozenBranch(model, max(frozen), self.places) if frozen else None
         self._original = OriginalWeights(model, places=self.places) if logits else None

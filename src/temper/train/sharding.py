@@ -9,6 +9,7 @@ A sharded tensor holds this process's rows. Reading one whole is a collective: e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -65,9 +66,18 @@ def shard(engine: nn.Module, model: Any) -> None:
     fully_shard(engine, mesh=mesh)
 
 
-def whole_trained(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the whole tensors of what trains, on the CPU; every process must call it."""
-    return {name: whole(p.detach()).contiguous().cpu() for name, p in model.named_parameters() if p.requires_grad}
+def whole_trained(model: nn.Module, places: Mapping[str, Place] | None = None) -> dict[str, torch.Tensor]:
+    """Return the whole tensors of what trains, on the CPU; every process must call it.
+
+    Args:
+        model: With what trains.
+        places: Parameter name to where its selected entries lie; of those only the entries are returned.
+    """
+    return {
+        name: (places[name].gather(p.detach()) if places and name in places else whole(p.detach())).contiguous().cpu()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

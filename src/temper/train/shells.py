@@ -192,7 +192,11 @@ class ShellOptimizer(torch.optim.Optimizer):
             parts = {
                 part: value if part in SCALARS else local(value).reshape(member.span.gathered) for part, value in entry.items()
             }
-            parts = {part: value.to(parameter.device) for part, value in parts.items()}
+            # the count of steps stays where torch keeps it: on a GPU reading it would wait for the device at every step
+            parts = {
+                part: value if part in SCALARS and not _counts_on_device(self.base) else value.to(parameter.device)
+                for part, value in parts.items()
+            }
             member.kept = {part: parts.pop(part) for part in member.parts}
             self.base.state[member.shell] = parts
             self._show(parameter, member)
@@ -219,3 +223,7 @@ def _check_entry(parameter: Tensor, member: Member, entry: Mapping[str, Tensor])
             f"the stored optimiser state of {name} is {'with' if 'master' in entry else 'without'} a float32 master, but the parameter is "
             f"{parameter.dtype}. Train with the model.dtype and train.precision of before, or remove the run folder and start again."
         )
+
+
+def _counts_on_device(base: torch.optim.Optimizer) -> bool:
+    return bool(base.defaults.get("fused") or base.defaults.get("capturable"))

@@ -23,6 +23,7 @@ from temper.data.batching import length_sorted
 from temper.data.padding import pad_items
 from temper.draws import generator
 from temper.models.heads import ScoredHead
+from temper.models.places import Place
 from temper.recipe import StopSection
 from temper.train.losses.term import Batch, predicting_BL, token_nll_BL
 
@@ -76,11 +77,20 @@ class RetainFloor:
         stop: The settings.
         seed: Draws the rows that are looked at.
         pad_id: The id that fills.
+        selected: Parameter name to where its selected entries lie: of those no others are kept.
     """
 
-    def __init__(self, model: Any, items: Sequence[Item], stop: StopSection, seed: int, pad_id: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        items: Sequence[Item],
+        stop: StopSection,
+        seed: int,
+        pad_id: int,
+        selected: Mapping[str, Place] | None = None,
+    ) -> None:
         assert stop.retain_floor is not None
-        self._model, self._pad_id = model, pad_id
+        self._model, self._pad_id, self._selected = model, pad_id, selected or {}
         places = generator(seed, "retain floor").permutation(len(items))[: stop.rows]
         self._items = [items[int(place)] for place in sorted(places)]
         self._head = ScoredHead(model)
@@ -114,7 +124,11 @@ class RetainFloor:
     def keep(self, step: int) -> None:
         """Keep the weights of this step."""
         self.kept_step = step
-        self._kept = {name: p.detach().to("cpu", copy=True) for name, p in self._model.named_parameters() if p.requires_grad}
+        self._kept = {
+            name: (self._selected[name].gather(p.detach()) if name in self._selected else p.detach()).to("cpu", copy=True)
+            for name, p in self._model.named_parameters()
+            if p.requires_grad
+        }
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return what a checkpoint must hold: the weights of the last look that was good, and its step."""
@@ -129,5 +143,7 @@ class RetainFloor:
     def restore(self) -> None:
         """Put the kept weights back."""
         for name, parameter in self._model.named_parameters():
-            if name in self._kept:
+            if name in self._kept and name in self._selected:
+                self._selected[name].scatter(parameter, self._kept[name].to(parameter.device))
+            elif name in self._kept:
                 parameter.copy_(self._kept[name])

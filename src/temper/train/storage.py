@@ -60,7 +60,8 @@ class Member:
     @property
     def steps_in_place(self) -> bool:
         """Whether the shell is the parameter itself."""
-        return self.span.is_everything and not self.parts
+        # of dense_compat only what is selected whole: else a copy of what is put back is held until the step is over
+        return self.span is self.place and self.span.is_everything and not self.parts
 
     def kept_bytes(self, parameter: Tensor) -> int:
         """Return the bytes of what is kept beside the state; known before the first step."""

@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from temper import processes
 from temper.errors import RecipeError, RunError
+from temper.models.places import Place
 from temper.recipe import TrainSection
 from temper.train import checkpoint
 from temper.train.arguments import rows_per_step
@@ -370,9 +371,13 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
             self.state.global_step,
         )
 
+    @property
+    def _selected(self) -> dict[str, Place]:
+        return {f"model.{name}": place for name, place in self.model.places.items()}
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # reading shards whole is a collective: every process does it, one writes
-        trained = whole_trained(self.model)
+        trained = whole_trained(self.model, self._selected)  # what is not selected is in the base already
         optimizer_state = checkpoint.whole_state(self.optimizer)
         random = checkpoint.random_states()
         extra = {
@@ -402,7 +407,7 @@ class RoleTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        checkpoint.load_trained(folder, self.model)
+        checkpoint.load_trained(folder, self.model, self._selected)
         self._before = checkpoint.load_spent(folder)
         extra = checkpoint.load_extra(folder)
         if self._extras.dual is not None and "dual" in extra:

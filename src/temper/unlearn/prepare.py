@@ -187,6 +187,8 @@ def _check_combination(recipe: Recipe, objective: Objective) -> None:
     Raises:
         RecipeError: All that is wrong, at once.
     """
+    from temper.models.selection import selection_of
+
     assert recipe.train is not None
     sharded = recipe.train.sharding == "fsdp2"
     problems = []
@@ -220,6 +222,11 @@ def _check_combination(recipe: Recipe, objective: Objective) -> None:
         )
     if recipe.save == "delta" and objective.result == "offset":
         problems.append("save: delta, but the logit offset leaves two models. Use full.")
+    if not objective.trains and not getattr(objective, "distil", False) and selection_of(recipe).roles:
+        problems.append(
+            f"selection: {selection_of(recipe).name} is scored before training, and objective {objective.name} trains nothing here, since method.reinforced "
+            "is given. Leave the selection out."
+        )
     problems += _unread_settings(recipe)
     problems += _precision_problems(recipe, recipe.model.dtype)
     if problems:

@@ -186,11 +186,12 @@ def fit(
         if recipe.train.clip == "masked":
             for name, parameter in _trained(model):
                 parameter.requires_grad_(name not in masks or masks.counts[name] > 0)
-    floor = None
-    if recipe.train.stop.retain_floor is not None:
-        floor = RetainFloor(model, prepared.rows["retain"].items, recipe.train.stop, recipe.seed, pad_id_of(prepared.tokenizer))
     sharded = recipe.train.sharding == "fsdp2" and processes.count() > 1
     engine = Engine(model, terms, references, sharded=sharded, masks=masks)
+    floor = None
+    if recipe.train.stop.retain_floor is not None:
+        rows, pad_id = prepared.rows["retain"].items, pad_id_of(prepared.tokenizer)
+        floor = RetainFloor(model, rows, recipe.train.stop, recipe.seed, pad_id, engine.places)
     if sharded:
         shard(engine, model)
     trained = [p for p in model.parameters() if p.requires_grad]

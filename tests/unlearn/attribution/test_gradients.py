@@ -75,6 +75,23 @@ def test_what_waits_on_disk_and_how_often_it_is_emptied_change_nothing(make_llam
     assert relative(emptied, in_memory) < 1e-6
 
 
+def test_what_waits_stays_within_its_limit(make_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "KEPT", 0)
+    sizes = []
+    inner = waiting.Spill.pack
+    monkeypatch.setattr(waiting.Spill, "pack", lambda self, tensor: (inner(self, tensor), sizes.append(self.size))[0])
+
+    def largest(**limit):
+        sizes.clear()
+        mean_gradients(
+            make_llama(), rows(9), ["lm_head.weight"], tmp_path / f"{len(limit)}.safetensors", pad_id=0, batch_tokens=1, **limit
+        )
+        return max(sizes)
+
+    whole = largest()
+    assert largest(spill_limit=whole // 4) < whole / 2
+
+
 def test_only_what_is_asked_for_is_computed_and_the_model_is_left_as_it_was(make_llama, tmp_path):
     model, items = make_llama(layers=3), rows()
     model.train()

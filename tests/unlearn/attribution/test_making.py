@@ -1,6 +1,7 @@
 """From a recipe to mask files: which rows are scored, what stands in the header, what is refused before a weight is loaded."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -99,16 +100,57 @@ def test_several_ratios_come_from_one_pass_exact_and_nested(folder, tmp_path, ma
     assert len(passes) == 2, "by a run too"
 
 
-def test_the_oldest_gradients_leave_a_cache_that_is_full(tmp_path, monkeypatch):
-    import os
+@pytest.mark.parametrize("changed", ["weights", "rows", "average", "hold", "exclude"])
+def test_gradients_in_the_cache_are_read_for_the_same_model_rows_and_settings_alone(
+    folder, tmp_path, make_llama, monkeypatch, changed
+):
+    passes = []
+    inner = making.mean_gradients
+    monkeypatch.setattr(making, "mean_gradients", lambda *args, **kwargs: passes.append(1) or inner(*args, **kwargs))
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
+    score_masks(recipe_for(folder, selection={"snip": 0.1}), [0.1], tmp_path / "first")
+    assert len(passes) == 1
+    where, more = folder, {}
+    if changed in ("weights", "rows"):
+        where = write_world(tmp_path, lambda **kwargs: make_llama(seed=int(changed == "weights"), **kwargs), layers=2)
+    if changed == "rows":
+        more = {"limit": 3}
+    settings = {"average": "rows", "hold": "bfloat16", "exclude": ["norms"]}
+    selection = {"snip": {"ratio": 0.1, **({changed: settings[changed]} if changed in settings else {})}}
+    data = {"forget": {"path": str(where / "forget.jsonl"), **more}, "retain": {"path": str(where / "retain.jsonl")}}
+    score_masks(recipe_for(where, selection=selection, data=data), [0.1], tmp_path / "second")
+    assert len(passes) == 2
 
+
+def test_two_ratios_that_are_nearly_one_have_files_of_their_own(folder, tmp_path):
+    made = score_masks(recipe_for(folder, selection={"magnitude": 0.1}), [0.1234561, 0.1234564], tmp_path / "out")
+    assert (
+        len({path.name for path in made.files.values()})
+        == 2
+        == len(json.loads((tmp_path / "out" / "scores.json").read_text())["ratios"])
+    )
+
+
+def test_the_gradients_that_nobody_read_for_longest_leave_a_cache_that_is_full_and_none_that_is_being_written(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(making, "CACHE_LIMIT", 250)
-    for age, name in enumerate(("newest", "middle", "oldest")):
+    for age, name in enumerate(("newest", "middle", "oldest", ".oldest.writing")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "gradients.safetensors").write_bytes(b"0" * 100)
         os.utime(tmp_path / name / "gradients.safetensors", ns=(10**9 * (9 - age), 10**9 * (9 - age)))
-    making._make_room(tmp_path, 100)
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["newest"]
+    making.make_room(tmp_path, 100)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == [".oldest.writing", "newest"]
+
+
+def test_gradients_that_are_read_again_are_not_the_oldest_any_more(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPER_CACHE", str(tmp_path / "cache"))
+    score_masks(recipe_for(folder, selection={"snip": 0.1}), [0.1], tmp_path / "first")
+    (stored,) = (tmp_path / "cache" / "attribution").glob("*/gradients.safetensors")
+    os.utime(stored, ns=(10**9, 10**9))
+    monkeypatch.setattr(making, "CACHE_LIMIT", 1)
+    score_masks(recipe_for(folder, selection={"snip": 0.2}), [0.2], tmp_path / "second")
+    assert stored.stat().st_mtime_ns > 10**12, "a full cache keeps what the run reads"
 
 
 def test_the_header_says_how_the_mask_was_made(folder, tmp_path):
@@ -152,7 +194,7 @@ def test_graddiff_and_npo_share_a_mask_and_the_refusals_of_po_give_another(folde
 def test_what_is_excluded_does_not_compete(folder, tmp_path, make_llama):
     selection = {"snip": {"ratio": 0.5, "exclude": ["embedding", "norms", r"layers\.1\.mlp"]}}
     masks = load_masks(mask_of(folder, tmp_path / "out", ratio=0.5, selection=selection), model_of(folder, make_llama))
-    counts = masks.counts()
+    counts = masks.selecting().counts()
     assert not any("embed" in name or "norm" in name or "layers.1.mlp" in name for name in counts)
     assert counts["lm_head.weight"] > 0
 
@@ -160,9 +202,8 @@ def test_what_is_excluded_does_not_compete(folder, tmp_path, make_llama):
 def test_an_objective_that_stops_at_a_block_lets_only_what_lies_below_compete(folder, tmp_path, make_llama):
     method = {"name": "rmu", "layer": 0}
     masks = load_masks(mask_of(folder, tmp_path / "out", method=method), model_of(folder, make_llama))
-    assert masks.counts() and not any(
-        "layers.1" in name or "lm_head" in name or name == "model.norm.weight" for name in masks.counts()
-    )
+    masks = masks.selecting()
+    assert masks and not any("layers.1" in name or "lm_head" in name or name == "model.norm.weight" for name in masks)
 
 
 @pytest.mark.parametrize("structure", ["rows", "columns", "heads", "blocks"])

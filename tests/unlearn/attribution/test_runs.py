@@ -105,6 +105,14 @@ def test_a_distilled_run_that_is_resumed_or_given_its_second_model_keeps_to_what
     assert all(torch.equal(value, weights(given)[name]) for name, value in weights(whole).items())
 
 
+def test_a_score_for_a_run_that_trains_nothing_is_refused(folder, tmp_path):
+    method = {"name": "task_vector", "reinforced": str(folder / "model")}
+    with pytest.raises(
+        RecipeError, match=r"selection: snip is scored before training, and objective task_vector trains nothing here"
+    ):
+        unlearn.run(recipe_for(folder, method=method, selection={"snip": 0.2}), tmp_path / "run")
+
+
 def test_an_adapter_whose_modules_no_score_has_chosen_is_never_applied(folder, make_llama):
     from temper.models.selection import selection_of
     from temper.unlearn.planning import plan
@@ -201,6 +209,49 @@ def test_a_structure_of_which_no_unit_fits_is_refused(folder, tmp_path):
     with pytest.raises(ModelError, match=r"has no room for one of the blocks.*Raise the ratio"):
         unlearn.run(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "mask.safetensors").exists()
+
+
+def test_a_library_loop_trains_nothing_that_a_mask_file_leaves_out(folder, tmp_path, make_llama):
+    from temper.train.masked import MaskedOptimizer
+
+    selection = {"wagle": {"ratio": 0.2, "exclude": ["embedding", "norms"]}}
+    path = score_masks(recipe_for(folder, selection=selection), [0.2], tmp_path / "out").files[0.2]
+    model = model_of(folder, make_llama)
+    masks = load_masks(path, model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = MaskedOptimizer(torch.optim.AdamW(model.named_parameters(), lr=0.1, weight_decay=0.1), masks)
+    model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert not bool(((p != before[name]) & ~masks[name]).any()), name
+    assert optimizer.selected == sum(masks.counts().values())
+
+
+@pytest.mark.parametrize("selection", [{"random": 0.1}, {"wagle": {"ratio": 0.2, "structure": "rows"}}])
+def test_checkpoints_hold_what_is_selected_alone_and_resume_to_the_same_bits(folder, tmp_path, monkeypatch, selection):
+    from temper.train import training
+
+    train = {"steps": 4, "checkpoint_every": 2, "stop": {"retain_floor": 0.01, "every": 1}}
+    recipe = recipe_for(folder, method="graddiff", selection=selection, train=train)
+    whole = unlearn.run(recipe, tmp_path / "whole")
+    inner = training._Follow.on_step_end
+
+    def killed(self, args, state, control, **kwargs):
+        inner(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(training._Follow, "on_step_end", killed)
+        with pytest.raises(KeyboardInterrupt):
+            unlearn.run(recipe, tmp_path / "run")
+    stored = tmp_path / "run" / "checkpoints" / "checkpoint-2"
+    selected = record(whole)["weight_mask"]["selected"]
+    assert sum(value.numel() for value in load_file(stored / "trained.safetensors").values()) == selected
+    kept = {name: value for name, value in load_file(stored / "extra.safetensors").items() if "kept." in name}
+    assert sum(value.numel() for value in kept.values()) == selected
+    run = unlearn.run(recipe, tmp_path / "run")
+    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(whole).items())
 
 
 def test_dense_clipping_counts_the_gradients_of_all_weights_whatever_is_selected(folder, tmp_path, make_llama):

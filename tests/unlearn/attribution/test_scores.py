@@ -113,7 +113,7 @@ def test_the_balance_share_falls_as_gamma_grows_and_only_wagle_has_one(made):
 def test_gamma_is_absolute_or_by_the_sums_of_the_published_code_or_relative(made):
     theta, _, retain = made
     absolute = scores(Wagle(ratio=0.5, gamma=0.6), made)
-    compat = scores(Wagle(ratio=0.5, gamma=0.6, gamma_mode="compat"), made)
+    compat = scores(Wagle(ratio=0.5, gamma=0.6, gamma_mode="compat", average="rows"), made)
     relative = scores(Wagle(ratio=0.5, gamma=2.0, gamma_mode="relative"), made)
     assert absolute.facts["gamma"]["absolute"] == 0.6
     assert compat.facts["gamma"] == {"mode": "compat", "value": 0.6, "absolute": pytest.approx(0.1)}
@@ -125,9 +125,14 @@ def test_a_compat_score_is_that_of_summed_gradients_but_for_a_factor(made):
     theta, forget, retain = made
     sums = [{name: 6 * g for name, g in part.items()} for part in (forget, retain)]
     name = "model.layers.0.mlp.down_proj.weight"
-    ours = scores(Wagle(ratio=0.5, gamma=0.6, gamma_mode="compat"), made)[name]
+    ours = scores(Wagle(ratio=0.5, gamma=0.6, gamma_mode="compat", average="rows"), made)[name]
     theirs = theta[name].detach() * sums[0][name] - sums[1][name] * sums[0][name] / 0.6
     assert torch.allclose(6 * ours, theirs, rtol=1e-4, atol=1e-9)
+
+
+def test_sums_of_the_published_code_need_rows_that_count_alike():
+    with pytest.raises(ValueError, match="compat stands for sums over rows, each by its own mean; set average: rows"):
+        Wagle(ratio=0.5, gamma_mode="compat")
 
 
 def test_relative_gamma_without_a_median_says_what_to_do(made):

@@ -116,7 +116,7 @@ class ScoredSelection(Selection):
         Args:
             retain: Name to mean retain gradient.
             theta: Name to the values.
-            rows: Forget rows that were read.
+            rows: Retain rows that were read.
         """
         return {}
 

@@ -31,7 +31,7 @@ from temper.train.losses.term import Batch, next_tokens_N, positions_BL
 from temper.unlearn.attribution.segments import Segments
 from temper.unlearn.attribution.waiting import Spill, Sums
 
-__all__ = ["BATCH_TOKENS", "Average", "mean_gradients"]
+__all__ = ["BATCH_TOKENS", "SPILL_LIMIT", "Average", "mean_gradients"]
 
 Average = Literal["tokens", "rows"]
 """Whether every scored token counts alike, or every row."""

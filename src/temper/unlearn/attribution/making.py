@@ -7,6 +7,7 @@ formulas on the same rows cost no pass; large ones are dropped when the masks ar
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -19,7 +20,7 @@ import torch
 
 from temper import processes
 from temper.data import Item
-from temper.errors import DiskFull, InputError, RecipeError
+from temper.errors import DataError, DiskFull, InputError, RecipeError
 from temper.files import cache_folder, folder_aside, hash_json, write_json
 from temper.models.histogram import by_size
 from temper.models.kinds import kind_of
@@ -30,7 +31,7 @@ from temper.models.rows import transposed_weights
 from temper.models.tensorfile import mapped
 from temper.models.units import units_of
 from temper.unlearn.attribution.base import ScoredSelection
-from temper.unlearn.attribution.gradients import BATCH_TOKENS, mean_gradients
+from temper.unlearn.attribution.gradients import BATCH_TOKENS, SPILL_LIMIT, mean_gradients
 from temper.unlearn.attribution.inputs import input_norms
 from temper.unlearn.attribution.rows import forget_rows, score_rows, scored_tokens
 from temper.unlearn.attribution.scores import Scores
@@ -106,12 +107,17 @@ def scores_of(
         content = [[list(item.input_ids), list(item.labels)] for item in items[role]]
         key = hash_json([FORM, identity, content, competing, selection.average, selection.hold])[:40]
         stored = folder / key / "gradients.safetensors"
-        if not stored.is_file():
+        try:
+            gradients[role] = mapped(stored)
+            os.utime(stored)  # the oldest ones that nobody reads leave the cache first
+        except (DataError, FileNotFoundError):
 
             def told(done: int, total: int, role: str = role) -> None:
                 if progress is not None:
                     progress("score", done, total, f"gradient of the {role} rows")
 
+            held = getattr(torch, selection.hold)
+            make_room(folder, held.itemsize * sum(parameters[name].numel() for name in competing))
             with folder_aside(stored.parent) as aside:
                 mean_gradients(
                     model,
@@ -120,11 +126,11 @@ def scores_of(
                     aside / stored.name,
                     pad_id=pad_id,
                     average=selection.average,
-                    dtype=getattr(torch, selection.hold),
+                    dtype=held,
                     batch_tokens=batch_tokens,
                     progress=told,
                 )
-        gradients[role] = mapped(stored)
+            gradients[role] = mapped(stored)
     norms = input_norms(model, items["forget"], competing, pad_id) if "inputs" in selection.needs else None
     return Scores(
         selection,
@@ -132,7 +138,7 @@ def scores_of(
         forget=gradients.get("forget"),
         retain=gradients.get("retain"),
         inputs=norms,
-        rows=len(items.get("forget", ())),
+        rows=len(items.get("retain", ())),
         seed=seed,
     )
 
@@ -151,33 +157,44 @@ def choices_of(selection: ScoredSelection, scores: Scores, model: Any, ratios: S
     )
 
 
-def _make_room(cache: Path, size: int) -> None:
-    """Drop the oldest gradients until others of this size fit. One that is being read stays readable until it is let go."""
-    known = sorted(
-        ((file.stat().st_mtime_ns, file.stat().st_size, file.parent) for file in cache.glob("*/gradients.safetensors")),
-        key=lambda found: found[0],
-    )
-    total = sum(bytes_ for _, bytes_, _ in known)
-    for _, bytes_, folder in known:
+def make_room(cache: Path, size: int) -> None:
+    """Drop the gradients that were not read for longest until others of this size fit. One that is being read stays readable."""
+    known = []
+    for file in cache.glob("*/gradients.safetensors"):
+        with contextlib.suppress(FileNotFoundError):
+            if not file.parent.name.startswith("."):  # those are still being written
+                facts = file.stat()
+                known.append((facts.st_mtime_ns, facts.st_size, file.parent))
+    total = sum(held for _, held, _ in known)
+    for _, held, folder in sorted(known):
         if total + size <= CACHE_LIMIT:
             return
         shutil.rmtree(folder, ignore_errors=True)
-        total -= bytes_
+        total -= held
+
+
+def _waiting(model: Any, size: int, items: Mapping[str, Sequence[Item]]) -> int:
+    """Return about how many bytes lie on disk while gradients are taken: their float32 sums, and activations that wait."""
+    config = model.config.get_text_config()
+    tokens = max((sum(len(item.input_ids) for item in part) for part in items.values()), default=0)
+    width = next(iter(model.parameters())).element_size()
+    # some forty numbers a token for each unit of width, in every block
+    activations = 40 * width * int(config.hidden_size) * int(config.num_hidden_layers) * tokens
+    return int(4 * size + min(activations, SPILL_LIMIT))
 
 
 @contextlib.contextmanager
-def _place(identity: str | None, size: int) -> Iterator[Path]:
+def _place(identity: str | None, size: int, waiting: int) -> Iterator[Path]:
     """Give the folder for gradients: in the cache, for good where they are small and belong to a model that can be told from others."""
     cache = cache_folder() / "attribution"
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
-    if size * 1.5 > free:
+    if (size + waiting) * 1.1 > free:
         raise DiskFull(
-            f"gradients of the forget and retain rows take {size / 2**30:.1f} GiB in {cache}, where {free / 2**30:.1f} GiB are free. Set hold: "
-            "bfloat16 in the selection, exclude parameters, or give another cache folder (TEMPER_CACHE)."
+            f"gradients of the forget and retain rows take {size / 2**30:.1f} GiB in {cache}, and {waiting / 2**30:.1f} GiB while they are taken, where "
+            f"{free / 2**30:.1f} GiB are free. Exclude parameters, set hold: bfloat16 in the selection, or give another cache folder (TEMPER_CACHE)."
         )
     if identity is not None and size <= KEEP_LIMIT:
-        _make_room(cache, size)
         yield cache
         return
     with tempfile.TemporaryDirectory(prefix="once-", dir=cache) as folder:
@@ -213,7 +230,7 @@ def scored(
     held = (
         size * getattr(torch, selection.hold).itemsize * len([role for role in ("forget", "retain") if role in selection.needs])
     )
-    with _place(identity, held) as folder:
+    with _place(identity, held, _waiting(model, size, items) if held else 0) as folder:
         scores = scores_of(
             selection,
             model,
@@ -306,7 +323,7 @@ def score_masks(recipe: Recipe, ratios: Sequence[float], out: Path, *, progress:
             ],
             f"recipe {recipe.name}",
         )
-    wanted = list(dict.fromkeys(ratios)) or [selection.ratio]
+    wanted = list(dict.fromkeys(map(float, ratios))) or [selection.ratio]
     for ratio in wanted:
         if not 0 <= ratio <= 1:
             raise InputError(f"--ratio {ratio:g}: is the share of weights that train; it must be in [0, 1]")
@@ -328,13 +345,13 @@ def score_masks(recipe: Recipe, ratios: Sequence[float], out: Path, *, progress:
             recipe,
             prepared,
             model,
-            {ratio: aside / f"mask_{ratio:g}.safetensors" for ratio in wanted},
+            {ratio: aside / f"mask_{ratio}.safetensors" for ratio in wanted},
             identity=hash_json(identity_of(recipe, prepared.config, known)) if known else None,
             weights=known,
             progress=progress,
         )
         write_json(
             aside / "scores.json",
-            {**made.facts, "ratios": {f"{ratio:g}": found for ratio, found in made.by_ratio.items()}},
+            {**made.facts, "ratios": {str(ratio): found for ratio, found in made.by_ratio.items()}},
         )
     return Scored({ratio: out / path.name for ratio, path in made.files.items()}, made.facts, made.by_ratio)

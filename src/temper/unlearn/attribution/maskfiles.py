@@ -92,18 +92,19 @@ def _overlap(one: tuple[dict[str, Any], PackedMasks], other: tuple[dict[str, Any
     }
 
 
-def combine_masks(paths: Sequence[Path], by: By, out: Path) -> dict[str, Any]:
+def combine_masks(paths: Sequence[Path], by: By, out: Path, *, any_weights: bool = False) -> dict[str, Any]:
     """Write what several mask files of one model select together, and return facts about the result.
 
-    The header keeps the hash of the weights where all files have the same, and says which files were combined.
+    The header keeps the hash of the weights that all files were made from, and says which files were combined.
 
     Args:
         paths: At least two mask files.
         by: union, intersection or majority (more than half of them).
         out: The file to write; it must not exist.
+        any_weights: Accept files that were made from different weights of one shape; the result then says nothing of weights.
 
     Raises:
-        ModelError: A file is not a mask file, or was made for another model than the first.
+        ModelError: A file is not a mask file, or was made for another model or from other weights than the first.
         InputError: The file to write exists.
     """
     if out.exists():
@@ -114,6 +115,10 @@ def combine_masks(paths: Sequence[Path], by: By, out: Path) -> dict[str, Any]:
     for path, (header, _) in zip(paths, opened, strict=True):
         if header["parameters_hash"] != first["parameters_hash"]:
             raise ModelError(f"{path}: was made for another model than {paths[0]}. Combine masks of one model.")
+        if header["weights_hash"] != first["weights_hash"] and not any_weights:
+            raise ModelError(
+                f"{path}: was made from other weights than {paths[0]}, or says nothing of them. Score both on one model, or give --any-weights."
+            )
     hashes = {header["weights_hash"] for header, _ in opened}
     selected = sum(masks.counts().values())
     facts = {

@@ -23,7 +23,7 @@ class Scores(Mapping[str, Tensor]):
         forget: Mean forget gradients, by name.
         retain: Mean retain gradients, by name.
         inputs: What multiplies a weight matrix, by name.
-        rows: Forget rows that were read.
+        rows: Retain rows that were read.
         seed: Of the run.
 
     Attributes:

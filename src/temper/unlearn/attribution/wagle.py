@@ -15,7 +15,7 @@ two parts alike. The *balance share*, the share of weights with |g_r/γ_H| > |θ
 Only |s| ranks, so the sign of the forget loss does not matter; g_r must be the gradient of a loss that is minimised.
 
 Where this differs from the published code: gradients are means, not sums, over every row once; γ_H = `absolute` is divided by nothing.
-`compat` divides it by the number of rows, as sums over batches of one row do.
+`compat` divides it by the number of retain rows, as sums over batches of one row do.
 
 Source: WAGLE, score `snip_advanced` of OPTML-Group/WAGLE; derivation in docs/wagle.md.
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from temper.errors import ModelError
 from temper.unlearn.attribution.base import Given, Need, ScoredSelection
@@ -47,9 +47,15 @@ class Wagle(ScoredSelection):
     gamma: float = Field(1e-6, gt=0, description="γ_H; with gamma_mode relative the factor q.")
     gamma_mode: Literal["absolute", "compat", "relative"] = Field(
         "absolute",
-        description="absolute: γ_H itself, for mean gradients; compat: γ_H over the number of rows, as the published code's sums have it; relative: "
-        "γ · median|g_r| / median|θ|.",
+        description="absolute: γ_H itself, for mean gradients; compat: γ_H over the number of retain rows, as the published code's sums over rows "
+        "have it (needs average: rows); relative: γ · median|g_r| / median|θ|.",
     )
+
+    @model_validator(mode="after")
+    def _sums_of_row_means(self) -> Wagle:
+        if self.gamma_mode == "compat" and self.average != "rows":
+            raise ValueError("gamma_mode: compat stands for sums over rows, each by its own mean; set average: rows with it")
+        return self
 
     def constants(self, retain: dict[str, Tensor], theta: dict[str, Tensor], rows: int) -> dict[str, Any]:
         """Return γ_H: as it was given, and `absolute`, as it acts on mean gradients.
