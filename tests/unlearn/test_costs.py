@@ -87,7 +87,6 @@ def folder(tmp_path_factory):
             "train.precision: bf16_pure is for weights in half precision, and model.dtype float32",
         ),
         ({"train": {"precision": "bf16_pure"}, "selection": {"lora": 2}}, "and an adapter trains in float32"),
-        ({"train": {"optimizer": "sgd", "adam_beta2": 0.9}}, "adam_beta2: sgd has none"),
     ],
 )
 def test_settings_that_nothing_would_read_are_refused(folder, make_llama, changes, says):

@@ -222,7 +222,11 @@ def _check_combination(recipe: Recipe, objective: Objective) -> None:
         )
     if recipe.save == "delta" and objective.result == "offset":
         problems.append("save: delta, but the logit offset leaves two models. Use full.")
-    if not objective.trains and not getattr(objective, "distil", False) and selection_of(recipe).roles:
+    if (
+        not objective.trains
+        and not getattr(objective, "distil", False)
+        and (selection_of(recipe).is_score or getattr(selection_of(recipe), "by", None) is not None)
+    ):
         problems.append(
             f"selection: {selection_of(recipe).name} is scored before training, and objective {objective.name} trains nothing here, since method.reinforced "
             "is given. Leave the selection out."
@@ -255,8 +259,6 @@ def _unread_settings(recipe: Recipe) -> list[str]:
         problems.append(
             f"train.precision: bf16_pure is for weights in half precision, and {what} trains in float32. Leave it out."
         )
-    if train.optimizer in ("sgd", "rmsprop", "adagrad", "adadelta") and (train.adam_beta1, train.adam_beta2) != (0.9, 0.999):
-        problems.append(f"train.adam_beta1, adam_beta2: {train.optimizer} has none. Leave them out.")
     return problems
 
 

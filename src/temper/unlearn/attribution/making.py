@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Scored", "make_masks", "score_masks", "scored", "scores_of"]
 
+CACHE: Final = "attribution"
+
 FORM: Final = 1
 """Raised whenever the same rows and weights give other gradients than before."""
 
@@ -117,7 +119,8 @@ def scores_of(
                     progress("score", done, total, f"gradient of the {role} rows")
 
             held = getattr(torch, selection.hold)
-            make_room(folder, held.itemsize * sum(parameters[name].numel() for name in competing))
+            if folder == cache_folder() / CACHE:
+                make_room(folder, held.itemsize * sum(parameters[name].numel() for name in competing))
             with folder_aside(stored.parent) as aside:
                 mean_gradients(
                     model,
@@ -186,7 +189,7 @@ def _waiting(model: Any, size: int, items: Mapping[str, Sequence[Item]]) -> int:
 @contextlib.contextmanager
 def _place(identity: str | None, size: int, waiting: int) -> Iterator[Path]:
     """Give the folder for gradients: in the cache, for good where they are small and belong to a model that can be told from others."""
-    cache = cache_folder() / "attribution"
+    cache = cache_folder() / CACHE
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     if (size + waiting) * 1.1 > free:
