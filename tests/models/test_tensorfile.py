@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from temper.errors import DataError
-from temper.models.tensorfile import TensorWriter, mapped, read_header
+from temper.models.tensorfile import TensorReader, TensorWriter, mapped, read_header
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool, torch.float64)
 
@@ -178,3 +178,19 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         mapped(tmp_path / "t.safetensors")
+
+
+def test_a_reader_gives_each_tensor_memory_of_its_own_and_survives_the_file(tmp_path):
+    stored = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "none": torch.empty(0, 3)}
+    save_file(stored, tmp_path / "f.safetensors")
+    reader = TensorReader(tmp_path / "f.safetensors")
+    (tmp_path / "f.safetensors").unlink()
+    assert set(reader) == set(stored) and len(reader) == 3 and "a" in reader and "c" not in reader
+    assert all(torch.equal(reader[name], value) and reader[name].dtype == value.dtype for name, value in stored.items())
+    reader["a"].zero_()
+    assert torch.equal(reader["a"], stored["a"])
+
+
+def test_a_reader_of_a_missing_file_names_it(tmp_path):
+    with pytest.raises(DataError, match=r"f.safetensors: no such file"):
+        TensorReader(tmp_path / "f.safetensors")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 import struct
 import sys
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +23,7 @@ import torch
 
 from temper.errors import DataError
 
-__all__ = ["Place", "TensorWriter", "bytes_of", "mapped", "read_header"]
+__all__ = ["Place", "TensorReader", "TensorWriter", "bytes_of", "mapped", "read_header"]
 
 _DTYPES = {
     "F64": torch.float64,
@@ -128,6 +130,52 @@ def _view(view: mmap.mmap, place: Place) -> torch.Tensor:
     if place.start % place.dtype.itemsize:  # some writers do not align; kernels expect it
         raw = raw.clone()
     return raw.view(place.dtype).reshape(place.shape)
+
+
+class TensorReader(Mapping[str, torch.Tensor]):
+    """The tensors of a safetensors file, each read into memory of its own when it is asked for.
+
+    The file is held open, so it can be read to the end though it is removed meanwhile. Unlike a memory map, nothing of it stays in
+    memory but what somebody holds.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It is missing, is cut short or is no safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places, _ = read_header(path)
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file") from error
+        weakref.finalize(self, os.close, self._file)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a tensor."""
+        place = self._places[name]
+        if not place.length:
+            return torch.empty(place.shape, dtype=place.dtype)
+        raw, done = bytearray(place.length), 0
+        while done < place.length:  # a system call gives at most 2 GiB
+            read = os.preadv(self._file, [memoryview(raw)[done:]], place.start + done)
+            if not read:
+                raise DataError(f"{self._path}: ended in the middle of {name!r}")
+            done += read
+        return torch.frombuffer(raw, dtype=place.dtype).reshape(place.shape)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether the file has a tensor of this name; reads nothing."""
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class TensorWriter:

@@ -110,7 +110,7 @@ class ScoredSelection(Selection):
         """Return s for every entry of a parameter, of its shape."""
         raise ModelError(f"selection {self.name} does not say how weights are scored")
 
-    def constants(self, retain: dict[str, Tensor], theta: dict[str, Tensor], rows: int) -> dict[str, Any]:
+    def constants(self, retain: Mapping[str, Tensor], theta: Mapping[str, Tensor], rows: int) -> dict[str, Any]:
         """Return what the formula needs to know about all weights at once, JSON values.
 
         Args:

@@ -26,7 +26,7 @@ from temper.data.batching import length_sorted
 from temper.data.padding import pad_items
 from temper.models.heads import ScoredHead, chosen_nll
 from temper.models.selection import decoder_layers
-from temper.models.tensorfile import TensorWriter, mapped
+from temper.models.tensorfile import TensorReader, TensorWriter
 from temper.train.losses.term import Batch, next_tokens_N, positions_BL
 from temper.unlearn.attribution.segments import Segments
 from temper.unlearn.attribution.waiting import Spill, Sums
@@ -56,8 +56,8 @@ def mean_gradients(
     batch_tokens: int = BATCH_TOKENS,
     spill_limit: int = SPILL_LIMIT,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, torch.Tensor]:
-    """Write the mean gradient of the rows' loss to a file and return it, backed by a memory map.
+) -> Mapping[str, torch.Tensor]:
+    """Write the mean gradient of the rows' loss to a file and return it, each tensor read when it is asked for.
 
     Args:
         model: A causal language model; it is not changed, and is read in evaluation mode.
@@ -103,7 +103,7 @@ def mean_gradients(
         for parameter, wants in states:
             parameter.grad = None
             parameter.requires_grad_(wants)
-    return mapped(path)
+    return TensorReader(path)
 
 
 def _accumulate(

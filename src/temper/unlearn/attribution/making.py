@@ -28,7 +28,7 @@ from temper.models.load import load_model, pad_id_of
 from temper.models.masks import save_masks
 from temper.models.ranking import Choice, choose
 from temper.models.rows import transposed_weights
-from temper.models.tensorfile import mapped
+from temper.models.tensorfile import TensorReader
 from temper.models.units import units_of
 from temper.unlearn.attribution.base import ScoredSelection
 from temper.unlearn.attribution.gradients import BATCH_TOKENS, SPILL_LIMIT, mean_gradients
@@ -102,7 +102,7 @@ def scores_of(
     """
     competing = list(selection.competing(model) if names is None else names)
     parameters = dict(model.named_parameters())
-    gradients: dict[str, dict[str, torch.Tensor]] = {}
+    gradients: dict[str, TensorReader] = {}
     for role in ("forget", "retain"):
         if role not in selection.needs:
             continue
@@ -110,7 +110,7 @@ def scores_of(
         key = hash_json([FORM, identity, content, competing, selection.average, selection.hold])[:40]
         stored = folder / key / "gradients.safetensors"
         try:
-            gradients[role] = mapped(stored)
+            gradients[role] = TensorReader(stored)
             os.utime(stored)  # the oldest ones that nobody reads leave the cache first
         except (DataError, FileNotFoundError):
 
@@ -133,7 +133,7 @@ def scores_of(
                     batch_tokens=batch_tokens,
                     progress=told,
                 )
-            gradients[role] = mapped(stored)
+            gradients[role] = TensorReader(stored)
     norms = input_norms(model, items["forget"], competing, pad_id) if "inputs" in selection.needs else None
     return Scores(
         selection,

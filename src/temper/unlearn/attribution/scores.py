@@ -44,7 +44,7 @@ class Scores(Mapping[str, Tensor]):
         self._selection = selection
         self._theta = {name: value.detach() for name, value in theta.items()}
         self._forget, self._retain, self._inputs, self._seed = forget or {}, retain or {}, inputs or {}, seed
-        self.facts: dict[str, Any] = selection.constants(dict(self._retain), self._theta, max(rows, 1))
+        self.facts: dict[str, Any] = selection.constants(self._retain, self._theta, max(rows, 1))
 
     def _given(self, name: str) -> Given:
         theta = self._theta[name].cpu()

@@ -22,6 +22,7 @@ Source: WAGLE, score `snip_advanced` of OPTML-Group/WAGLE; derivation in docs/wa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
@@ -57,7 +58,7 @@ class Wagle(ScoredSelection):
             raise ValueError("gamma_mode: compat stands for sums over rows, each by its own mean; set average: rows with it")
         return self
 
-    def constants(self, retain: dict[str, Tensor], theta: dict[str, Tensor], rows: int) -> dict[str, Any]:
+    def constants(self, retain: Mapping[str, Tensor], theta: Mapping[str, Tensor], rows: int) -> dict[str, Any]:
         """Return γ_H: as it was given, and `absolute`, as it acts on mean gradients.
 
         Raises:
@@ -89,13 +90,11 @@ class Wagle(ScoredSelection):
         return (given.retain / gamma).abs() > given.theta.abs()
 
 
-def _median(tensors: dict[str, Tensor]) -> float:
+def _median(tensors: Mapping[str, Tensor]) -> float:
     """Return the median of |entries| over all tensors, each represented by evenly spaced entries, in proportion to its size."""
     import torch
 
     total = sum(tensor.numel() for tensor in tensors.values())
-    parts = []
-    for tensor in tensors.values():
-        step = max(1, total // (64 * _SAMPLE))
-        parts.append(tensor.detach().reshape(-1)[::step].float().abs())
+    step = max(1, total // (64 * _SAMPLE))
+    parts = [tensor.detach().reshape(-1)[::step].float().abs() for tensor in tensors.values()]
     return float(torch.cat(parts).median()) if parts else 0.0
