@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all lint types format bench study docs figures clean
+.PHONY: setup demo test test-all lint types format bench study wagle-study docs figures clean
 
 setup: $(STAMP)  ## virtual environment with the pinned dependencies
 
@@ -42,6 +42,9 @@ bench: setup  ## every claim of speed, as a ratio from one run
 
 study: setup  ## R2MU and its baselines on the embedded world, three seeds: docs/r2mu_study.md
 	$(BIN)/python benchmarks/r2mu_study.py --table docs/r2mu_study.md
+
+wagle-study: setup  ## WAGLE, its baselines, four objectives, five seeds: docs/wagle_study.md; TOFU too with MODELS=FOLDER of tofu_models.py
+	$(BIN)/python benchmarks/wagle_study.py --docs docs $(if $(MODELS),--tofu $(MODELS))
 
 docs: setup  ## the documentation as a site in site/
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

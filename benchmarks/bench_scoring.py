@@ -25,8 +25,8 @@ from temper.models.ranking import choose
 from temper.unlearn.attribution.making import scores_of
 from temper.unlearn.attribution.wagle import Wagle
 
-GEOMETRY: Final = {"layers": 4, "width": 640, "vocabulary": 2000, "context": 256}
-ROWS, SHORTEST, LONGEST, BATCH_TOKENS = 32, 96, 160, 256
+GEOMETRY: Final = {"layers": 8, "width": 640, "vocabulary": 2000, "context": 256}
+ROWS, SHORTEST, LONGEST, BATCH_TOKENS = 24, 96, 160, 256
 """Tokens of a batch: a block's activations of one batch are what scoring holds beside the model."""
 SELECTION: Final = Wagle(ratio=0.4)
 

@@ -8,6 +8,7 @@
     ├── MissingExtraError (ImportError)     an optional package is not installed; exit code 2
     ├── RequirementNotMet                   an assessment requirement failed; exit code 1
     └── RunError (RuntimeError)             something failed while running; exit code 3
+        ├── JobsFailed                      some of several jobs failed (temper.jobs)
         ├── RunLocked                       another process works in the run folder
         └── DiskFull                        no space left where the run writes
 

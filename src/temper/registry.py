@@ -65,6 +65,17 @@ _TABLE: Final[dict[str, dict[str, str]]] = {
         "sam": "temper.train.smoothers.sam:SAM",
         "wa": "temper.train.smoothers.wa:WA",
     },
+    "merge": {
+        "dare_linear": "temper.merge.dare_linear:DareLinear",
+        "dare_ties": "temper.merge.dare_ties:DareTies",
+        "linear": "temper.merge.linear:Linear",
+        "magnitude_prune": "temper.merge.magnitude_prune:MagnitudePrune",
+        "negation": "temper.merge.negation:Negation",
+        "norm_matched_mean": "temper.merge.norm_matched_mean:NormMatchedMean",
+        "slerp": "temper.merge.slerp:Slerp",
+        "task_arithmetic": "temper.merge.task_arithmetic:TaskArithmetic",
+        "ties": "temper.merge.ties:Ties",
+    },
     "judge": {
         "deterministic": "temper.assess.judges.deterministic:DeterministicJudge",
         "prompt": "temper.assess.judges.prompt:PromptJudge",
@@ -124,8 +135,18 @@ SYSTEMS: Final[tuple[System, ...]] = (
         "temper.unlearn",
         "R2MU with its baselines (RMU, zero-thinking, reflection-token penalty, v0); trace providers; leak judges, decoding modes, probes",
     ),
-    System("WAGLE", "attribution of the weights that forget; masked training of those", "temper.unlearn", ""),
-    System("SPUNGE", "split forget data by attribute, unlearn apart, merge", "temper.unlearn", ""),
+    System(
+        "WAGLE",
+        "attribution of the weights that forget; masked training of those",
+        "temper.unlearn, temper.train",
+        "scores wagle, wagle_product, snip, gradient, magnitude, wanda, random; exact masks, mask files; MaskedOptimizer; sparse deltas",
+    ),
+    System(
+        "SPUNGE",
+        "split forget data by attribute, unlearn apart, merge",
+        "temper.unlearn, temper.merge",
+        "merging alone (temper merge)",
+    ),
     System(
         "LLM unlearning, rethought",
         "scope, objectives and the assessment against a retrained model",

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from temper import __version__, processes
-from temper.cli import apply, assess, compare, demo, doctor, mask, methods, recipe, report, traces, unlearn, weigh, world
+from temper.cli import apply, assess, compare, demo, doctor, mask, merge, methods, recipe, report, traces, unlearn, weigh, world
 
 __all__ = ["app", "main"]
 
@@ -44,6 +44,7 @@ app.command("weigh")(weigh.weigh)
 app.command("unlearn")(unlearn.unlearn)
 app.command("apply")(apply.apply)
 app.add_typer(mask.app, name="mask")
+app.command("merge")(merge.merge)
 app.command("assess")(assess.assess)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

@@ -21,6 +21,7 @@ _KINDS: Final = (
     "judge",
     "decoding",
     "probe",
+    "merge",
 )
 
 

@@ -21,7 +21,7 @@ from temper.models.sparse import differing
 from temper.models.tensorfile import bytes_of, mapped
 from temper.recipe import ModelSection, WorldSection
 
-__all__ = ["StoredModel", "check_apart", "files_hash", "write_changed", "write_stored"]
+__all__ = ["StoredModel", "check_apart", "copy_beside", "files_hash", "write_changed", "write_stored"]
 
 _BESIDE = (".json", ".txt", ".model", ".jinja")
 """What is copied beside the weights: configuration, tokenizer, chat template, generation settings. Never pickles."""
@@ -258,7 +258,7 @@ def write_stored(opened: StoredModel, values: Iterable[tuple[str, torch.Tensor]]
     """
     checkpoint = opened.checkpoint
     with folder_aside(out_folder) as aside:
-        _copy_beside(opened.folder, aside, checkpoint.is_sharded)
+        copy_beside(opened.folder, aside, checkpoint.is_sharded)
         for file in sorted(set(checkpoint.file_of.values())):
             target = aside / file
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,14 @@ def write_stored(opened: StoredModel, values: Iterable[tuple[str, torch.Tensor]]
     return out_folder
 
 
-def _copy_beside(folder: Path, aside: Path, is_sharded: bool) -> None:
+def copy_beside(folder: Path, aside: Path, is_sharded: bool) -> None:
+    """Copy what lies beside the weights of a model: configuration, tokenizer, chat template, generation settings; no pickles.
+
+    Args:
+        folder: From where.
+        aside: To where.
+        is_sharded: Whether the index of shards is copied too.
+    """
     config = read_json(folder / "config.json")
     # code that came with the model is copied only where the configuration asks for it; it runs only if it is trusted again
     endings = (*_BESIDE, ".py") if "auto_map" in config else _BESIDE

@@ -59,7 +59,9 @@ def _named_field(
             given_data = {key: value for key, value in properties["data"].items() if key in ("description", "default")}
             properties["data"] = {**given_data, "anyOf": [{"$ref": "#/$defs/Sources"}, {"type": "null"}]}
         if kind == "selection" and "by" in properties:
-            scores = _named_field(properties["by"], kind, [{"type": "null"}], definitions, lambda settings: bool(settings.is_score))
+            scores = _named_field(
+                properties["by"], kind, [{"type": "null"}], definitions, lambda settings: bool(settings.is_score)
+            )
             properties["by"] = scores
         if "alternatives" in properties:
             properties["alternatives"] = _named_field(properties["alternatives"], "alternatives", [], definitions)

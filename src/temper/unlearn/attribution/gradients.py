@@ -124,9 +124,9 @@ def _accumulate(
     """Write the gradients of all rows."""
     head, device = ScoredHead(model), next(iter(model.parameters())).device
     total = sum(label != -100 for item in items for label in item.labels[1:])
-    parts = _Parts(model, wanted, sums)
+    parts = _Parts(model, wanted, sums, spill)
     segments = Segments(model, spill, recompute)
-    waiting: list[torch.Tensor] = []
+    waiting: list[Any] = []
     done = 0
     for places in length_sorted(items, head.vocabulary, batch_tokens):
         rows = [items[place] for place in places]
@@ -144,8 +144,9 @@ def _accumulate(
             loss = (nll_N * weight_N).sum() / len(items)
         loss.backward()  # type: ignore[no-untyped-call]
         parts.collect("head")
-        gradient_BLD = segments.begins[-1][-1].grad
-        waiting.append(torch.zeros_like(states_BLX) if gradient_BLD is None else gradient_BLD)
+        last = segments.begins[-1][-1]
+        waiting.append(parts.put_aside(torch.zeros_like(last) if last.grad is None else last.grad))
+        last.grad = None
         segments.hollow()
         done += len(places)
         if spill.size > spill_limit and done < len(items):
@@ -164,8 +165,8 @@ class _Parts:
     Half-precision gradients of a batch are added up in float32: sums of them in their own precision change the ranking.
     """
 
-    def __init__(self, model: Any, wanted: Mapping[str, nn.Parameter], sums: Sums) -> None:
-        self._sums = sums
+    def __init__(self, model: Any, wanted: Mapping[str, nn.Parameter], sums: Sums, spill: Spill) -> None:
+        self._sums, self._spill = sums, spill
         blocks = list(decoder_layers(model))
         inside = {id(p): index for index, block in enumerate(blocks) for p in block.parameters()}
         self._of: dict[int, dict[str, nn.Parameter]] = {}
@@ -196,25 +197,31 @@ class _Parts:
             elif found is not None:
                 self._sums.add(name, found)
 
-    def backwards(self, segments: Segments, waiting: list[torch.Tensor], write: Write | None = None) -> None:
+    def put_aside(self, gradient_BLD: torch.Tensor) -> Any:
+        """Let a gradient between two blocks wait for the lower one's turn; return what `Spill.unpack` takes."""
+        kept = self._spill.pack(gradient_BLD)
+        self._spill.forget_addresses()
+        return kept
+
+    def backwards(self, segments: Segments, waiting: list[Any], write: Write | None = None) -> None:
         """Take the blocks from the last to the first, each with all batches that wait, and empty the list of those.
 
         Args:
             segments: Have the pieces of the batches.
-            waiting: The gradient at the end of the last block for each batch.
+            waiting: The gradient at the end of the last block for each batch, put aside.
             write: Receives every parameter's mean gradient, where no more batches come.
         """
         self.flush("head")
         for index in reversed(range(max(self._lowest, 0), self._n_blocks)):
-            for batch, gradient_BLD in enumerate(waiting):
-                waiting[batch] = segments.backward(index, batch, gradient_BLD)
+            for batch, kept in enumerate(waiting):
+                waiting[batch] = self.put_aside(segments.backward(index, batch, self._spill.unpack(kept)))
                 self.collect(index)
             self.flush(index, write)
         if self._lowest < 0:
-            for batch, gradient_BLD in enumerate(waiting):
+            for batch, kept in enumerate(waiting):
                 embedded = segments.ends[batch][0]
                 if embedded.requires_grad:
-                    torch.autograd.backward(embedded, gradient_BLD)
+                    torch.autograd.backward(embedded, self._spill.unpack(kept))
                     self.collect("below")
             self.flush("below", write)
         waiting.clear()

@@ -98,11 +98,11 @@ class Segments:
     def hollow(self) -> None:
         """Free what the pass of a batch left in memory and the file has."""
         self._spill.forget_addresses()
-        for number, end in enumerate(self.ends[-1]):
-            if number:  # of the embedding only the end is kept, and it is read when its turn comes
-                _hollow(end)
+        for end in self.ends[-1]:
+            _hollow(end)
         for begin in self.begins[-1]:
-            if isinstance(begin, torch.Tensor) and begin.grad is None and not self._recompute:
+            # where blocks run again, a begin that is small waits as it is
+            if isinstance(begin, torch.Tensor) and begin.requires_grad:
                 _hollow(begin)
 
     def backward(self, index: int, batch: int, gradient_BLD: torch.Tensor) -> torch.Tensor:
