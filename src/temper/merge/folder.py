@@ -22,7 +22,7 @@ from temper.merge.stores import TensorStore, whole
 from temper.merge.tally import MergeReport
 from temper.models.checkpoint import INDEX_FILE, SINGLE_FILE
 from temper.models.tensorfile import TensorWriter
-from temper.models.writeback import copy_beside, check_apart
+from temper.models.writeback import check_apart, copy_beside
 
 __all__ = ["MERGE_SCHEMA", "RECORD", "bytes_in", "record_of", "write_merge"]
 
