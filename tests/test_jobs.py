@@ -317,6 +317,8 @@ def test_a_worker_that_cannot_start_ends_the_call_with_what_it_said(monkeypatch)
 def test_ending_the_parent_ends_its_workers_and_keeps_what_is_finished(tmp_path, ending):
     marks, folder = tmp_path / "marks", tmp_path / "done"
     code = (
+        # what starts tests in the background may have switched interrupts off
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from temper.jobs import Job, run_jobs\n"
         f"jobs = [Job('slow', '{HERE}:sleeps', {{'marks': {str(marks)!r}}}), Job('quick', '{HERE}:double', {{'value': 1}})]\n"
         f"run_jobs(jobs, backend='processes', folder=Path({str(folder)!r}))"
@@ -329,7 +331,10 @@ def test_ending_the_parent_ends_its_workers_and_keeps_what_is_finished(tmp_path,
         time.sleep(0.02)
     before = (folder / "quick.json").stat().st_mtime_ns
     parent.send_signal(ending)
-    errors = parent.communicate(timeout=60)[1]
+    try:
+        errors = parent.communicate(timeout=60)[1]
+    finally:
+        parent.kill()
     assert (b"KeyboardInterrupt" in errors) == (ending == signal.SIGINT)
     assert is_gone(int(marks.read_text()))
     assert {path.name for path in folder.iterdir()} - {"slow.log", ".slow.lock"} == {"quick.json"}

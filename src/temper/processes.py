@@ -55,8 +55,9 @@ def part() -> None:
     The group is left as it is: taking a gloo group down while threads still use it has been seen to abort a process.
     """
     global _parted
-    wait()
-    _parted = True
+    if count() > 1:
+        wait()
+        _parted = True
 
 
 def wait() -> None:

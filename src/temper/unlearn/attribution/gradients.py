@@ -54,6 +54,7 @@ def mean_gradients(
     dtype: torch.dtype = torch.float32,
     recompute: bool | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    spill: Spill | None = None,
     spill_limit: int = SPILL_LIMIT,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping[str, torch.Tensor]:
@@ -69,7 +70,8 @@ def mean_gradients(
         dtype: How the file holds gradients; sums are float32 whatever it says.
         recompute: Whether blocks run a second time instead of leaving their activations in a file; on a GPU when None.
         batch_tokens: Padded tokens of a batch.
-        spill_limit: Bytes of the file of activations.
+        spill: Where activations wait, for this model; a new one beside the file when None.
+        spill_limit: Bytes of activations that wait.
         progress: Called with (rows done, rows in all).
 
     Raises:
@@ -82,7 +84,8 @@ def mean_gradients(
     states = [(p, p.requires_grad) for p in model.parameters()]
     was_training = model.training
     sums = Sums(path.parent, {name: p.shape for name, p in wanted.items()})
-    spill = Spill(path.parent, model)
+    own = spill is None
+    spill = Spill(path.parent, model) if spill is None else spill
     model.eval()
     try:
         for parameter, _ in states:
@@ -98,7 +101,8 @@ def mean_gradients(
         raise
     finally:
         sums.close()
-        spill.close()
+        if own:
+            spill.close()
         model.train(was_training)
         for parameter, wants in states:
             parameter.grad = None

@@ -35,6 +35,7 @@ from temper.unlearn.attribution.gradients import BATCH_TOKENS, SPILL_LIMIT, mean
 from temper.unlearn.attribution.inputs import input_norms
 from temper.unlearn.attribution.rows import forget_rows, score_rows, scored_tokens
 from temper.unlearn.attribution.scores import Scores
+from temper.unlearn.attribution.waiting import Spill
 
 if TYPE_CHECKING:
     from temper.recipe import Recipe
@@ -103,37 +104,39 @@ def scores_of(
     competing = list(selection.competing(model) if names is None else names)
     parameters = dict(model.named_parameters())
     gradients: dict[str, TensorReader] = {}
-    for role in ("forget", "retain"):
-        if role not in selection.needs:
-            continue
-        content = [[list(item.input_ids), list(item.labels)] for item in items[role]]
-        key = hash_json([FORM, identity, content, competing, selection.average, selection.hold])[:40]
-        stored = folder / key / "gradients.safetensors"
-        try:
-            gradients[role] = TensorReader(stored)
-            os.utime(stored)  # the oldest ones that nobody reads leave the cache first
-        except (DataError, FileNotFoundError):
+    with Spill(folder, model) as spill:
+        for role in ("forget", "retain"):
+            if role not in selection.needs:
+                continue
+            content = [[list(item.input_ids), list(item.labels)] for item in items[role]]
+            key = hash_json([FORM, identity, content, competing, selection.average, selection.hold])[:40]
+            stored = folder / key / "gradients.safetensors"
+            try:
+                gradients[role] = TensorReader(stored)
+                os.utime(stored)  # the oldest ones that nobody reads leave the cache first
+            except (DataError, FileNotFoundError):
 
-            def told(done: int, total: int, role: str = role) -> None:
-                if progress is not None:
-                    progress("score", done, total, f"gradient of the {role} rows")
+                def told(done: int, total: int, role: str = role) -> None:
+                    if progress is not None:
+                        progress("score", done, total, f"gradient of the {role} rows")
 
-            held = getattr(torch, selection.hold)
-            if folder == cache_folder() / CACHE:
-                make_room(folder, held.itemsize * sum(parameters[name].numel() for name in competing))
-            with folder_aside(stored.parent) as aside:
-                mean_gradients(
-                    model,
-                    items[role],
-                    competing,
-                    aside / stored.name,
-                    pad_id=pad_id,
-                    average=selection.average,
-                    dtype=held,
-                    batch_tokens=batch_tokens,
-                    progress=told,
-                )
-            gradients[role] = TensorReader(stored)
+                held = getattr(torch, selection.hold)
+                if folder == cache_folder() / CACHE:
+                    make_room(folder, held.itemsize * sum(parameters[name].numel() for name in competing))
+                with folder_aside(stored.parent) as aside:
+                    mean_gradients(
+                        model,
+                        items[role],
+                        competing,
+                        aside / stored.name,
+                        pad_id=pad_id,
+                        average=selection.average,
+                        dtype=held,
+                        batch_tokens=batch_tokens,
+                        spill=spill,
+                        progress=told,
+                    )
+                gradients[role] = TensorReader(stored)
     norms = input_norms(model, items["forget"], competing, pad_id) if "inputs" in selection.needs else None
     return Scores(
         selection,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,7 +94,6 @@ class Spill:
     """
 
     def __init__(self, folder: Path, model: nn.Module) -> None:
-        self._folder = folder
         self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - closed by close()
         self._resident = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
         # tensors are held while their places are known by address: freed memory could come back as another tensor
@@ -110,8 +110,10 @@ class Spill:
         return self._known[key][0], tensor.shape, tensor.dtype, tensor.device
 
     def _write(self, tensor: torch.Tensor) -> int:
-        start = self._file.seek(self.size)
-        self.size += self._file.write(bytes_of(tensor))
+        start, data, done = self.size, bytes_of(tensor), 0
+        while done < data.nbytes:  # a system call takes at most 2 GiB
+            done += os.pwrite(self._file.fileno(), data[done:], start + done)
+        self.size += done
         return start
 
     def unpack(self, kept: Any) -> torch.Tensor:
@@ -119,21 +121,29 @@ class Spill:
         if isinstance(kept, torch.Tensor):
             return kept
         start, shape, dtype, device = kept
-        self._file.seek(start)
-        raw = bytearray(self._file.read(math.prod(shape) * dtype.itemsize))
-        return torch.frombuffer(raw, dtype=dtype).reshape(shape).to(device)
+        tensor = torch.empty(shape, dtype=dtype)
+        data, done = tensor.view(-1).view(torch.uint8).numpy().data, 0
+        while done < data.nbytes:
+            done += os.preadv(self._file.fileno(), [data[done:]], start + done)
+        return tensor.to(device)
 
     def forget_addresses(self) -> None:
         """Let go of the tensors of a block that has run."""
         self._known.clear()
 
     def empty(self) -> None:
-        """Begin again: all that waited has had its turn."""
-        self._file.seek(0)
-        self._file.truncate()
+        """Begin again: all that waited has had its turn. The file keeps its length, since writing over pages is cheaper than getting new ones."""
         self._known.clear()
         self.size = 0
 
     def close(self) -> None:
         """Drop the file."""
         self._file.close()
+
+    def __enter__(self) -> Spill:
+        """Return this."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Drop the file."""
+        self.close()
