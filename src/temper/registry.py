@@ -46,7 +46,7 @@ _TABLE: Final[dict[str, dict[str, str]]] = {
         "all": "temper.models.selection:SelectAll",
         "gradient": "temper.unlearn.attribution.gradient:Gradient",
         "layers": "temper.models.selection:SelectLayers",
-        "lora": "temper.models.selection:SelectLora",
+        "lora": "temper.models.lora:SelectLora",
         "magnitude": "temper.unlearn.attribution.magnitude:Magnitude",
         "mask": "temper.models.selection:SelectMaskFile",
         "modules": "temper.models.selection:SelectModules",

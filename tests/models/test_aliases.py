@@ -105,7 +105,7 @@ def test_the_names_known_are_those_the_tests_build():
 
 
 def test_an_adapter_on_the_modules_is_found_too():
-    from temper.models.selection import SelectLora
+    from temper.models.lora import SelectLora
 
     wrapped = SelectLora(rank=2, target=["down_proj"]).apply(build("llama", layers=1))
     assert any("lora_A" in name for name in _found("down_proj", wrapped))

@@ -8,7 +8,8 @@ from temper.errors import ModelError
 from temper.models import checkpoint as checkpoints
 from temper.models import cut as cuts
 from temper.models.cut import load_cut
-from temper.models.selection import SelectLayers, SelectLora, decoder_layers
+from temper.models.lora import SelectLora
+from temper.models.selection import SelectLayers, decoder_layers
 from temper.models.trunk import FrozenBranch, run_trunk
 from temper.recipe import ModelSection, WorldSection
 from tests.models.architectures import KINDS, TIED, attentions, configuration, saved

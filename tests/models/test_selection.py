@@ -6,11 +6,11 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PretrainedConfig
 
 from temper.errors import ModelError
+from temper.models.lora import SelectLora
 from temper.models.masks import save_masks
 from temper.models.selection import (
     SelectAll,
     SelectLayers,
-    SelectLora,
     SelectMaskFile,
     SelectModules,
     SelectPattern,

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from temper.errors import ModelError
-from temper.models.selection import SelectLayers, SelectLora, decoder_layers
+from temper.models.lora import SelectLora
+from temper.models.selection import SelectLayers, decoder_layers
 from temper.models.trunk import FrozenBranch, capture_hidden, check_layer, freeze_above, run_trunk
 
 IDS = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 2, 0]])

@@ -6,7 +6,7 @@ import pytest
 
 from temper import registry
 from temper.recipe import load
-from temper.unlearn.prepare import _check_combination, objective_of
+from temper.unlearn.checks import _check_combination, objective_of
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))

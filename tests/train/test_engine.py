@@ -3,7 +3,8 @@ import torch
 from torch.nn import functional as F
 
 from temper.errors import ModelError
-from temper.models.selection import SelectLayers, SelectLora
+from temper.models.lora import SelectLora
+from temper.models.selection import SelectLayers
 from temper.train.engine import Engine, count_units
 from temper.train.losses.activation import Anchor, Steer
 from temper.train.losses.ceu import CrossEntropyUnlearning

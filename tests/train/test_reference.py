@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from temper import unlearn
 from temper.data.tokenise import Item
 from temper.errors import RunError
-from temper.models.selection import SelectLora
+from temper.models.lora import SelectLora
 from temper.train import reference
 from temper.train.reference import reference_of, stored_bytes
 from tests.train.batches import FORGET

@@ -8,8 +8,8 @@ from temper.errors import RecipeError
 from temper.recipe import TrainSection
 from temper.train.bases import base_of
 from temper.train.masked import MaskedOptimizer
+from temper.unlearn.checks import objective_of
 from temper.unlearn.costs import Trained, bytes_beside_weights
-from temper.unlearn.prepare import objective_of
 from tests.unlearn.models import recipe_for, write_world
 
 SIDE = 40

@@ -135,14 +135,14 @@ def test_the_other_half_of_the_matrix(folder, tmp_path, make_llama, objective):
         check(run_one(folder, tmp_path / kind, objective, kind, smoother), kind, folder, make_llama)
 
 
-def scored(folder, out, make_llama, objective, kind, smoother=None):
+def check_scored(folder, out, make_llama, objective, kind, smoother=None):
     check(run_one(folder, out, objective, kind, smoother, **with_scored_rows(folder, kind)), kind, folder, make_llama)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_objective_trains_what_a_score_selects_and_nothing_else(folder, tmp_path, make_llama, objective):
     kinds = (*SCORES, "scored_lora")
-    scored(folder, tmp_path / "run", make_llama, objective, kinds[OBJECTIVES.index(objective) % len(kinds)])
+    check_scored(folder, tmp_path / "run", make_llama, objective, kinds[OBJECTIVES.index(objective) % len(kinds)])
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_an_objective_trains_what_a_score_selects_and_nothing_else(folder, tmp_p
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_goes_with_every_score(folder, tmp_path, make_llama, objective, kind):
     for smoother in SMOOTHERS:
-        scored(folder, tmp_path / str(smoother), make_llama, objective, kind, smoother)
+        check_scored(folder, tmp_path / str(smoother), make_llama, objective, kind, smoother)
 
 
 @pytest.mark.parametrize("term", ["nll", "kl", "embed", "ap", "none"])

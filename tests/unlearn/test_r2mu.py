@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from temper.draws import torch_generator
-from temper.models.selection import SelectLayers, SelectLora
+from temper.models.lora import SelectLora
+from temper.models.selection import SelectLayers
 from temper.models.trunk import run_trunk
 from temper.train.engine import Engine, count_units
 from temper.train.masked import masked_adamw

@@ -43,7 +43,7 @@ def validate(path: RecipeArgument, overrides: OverridesArgument = None, json: Js
     """
     from temper.errors import RecipeError
     from temper.recipe import load, recipe_hash
-    from temper.unlearn.prepare import objective_of
+    from temper.unlearn.checks import objective_of
 
     result: dict[str, Any]
     try:

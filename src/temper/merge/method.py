@@ -154,14 +154,18 @@ class MergeMethod(NamedSettings):
         Raises:
             InputError: A convention refuses the number.
         """
-        raise NotImplementedError(f"{self.name} keeps no largest entries")
+        raise InputError(f"{self.name} keeps no largest entries, so none can be counted")
 
     def prune(self, unit: Unit) -> None:
         """Set entries that do not take part to zero, in place."""
 
     def combine(self, unit: Unit) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
-        """Return the function that merges a piece of every row."""
-        raise NotImplementedError
+        """Return the function that merges a piece of every row.
+
+        Raises:
+            InputError: The method defines none.
+        """
+        raise InputError(f"merge method {self.name} does not say how rows are merged")
 
 
 def weighted_sum(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -11,8 +11,9 @@ from temper import processes
 from temper.errors import ModelError
 from temper.files import hash_json, read_json, write_json
 from temper.models.load import load_model
+from temper.models.lora import SelectLora
 from temper.models.masks import mask_facts
-from temper.models.selection import SelectLora, SelectMaskFile
+from temper.models.selection import SelectMaskFile
 from temper.unlearn.attribution.inputs import linear_weights
 from temper.unlearn.attribution.making import make_masks, scored
 from temper.unlearn.attribution.ranks import ranks_of

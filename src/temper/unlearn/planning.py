@@ -7,8 +7,9 @@ from typing import Any
 
 from temper.errors import ModelError
 from temper.recipe import Recipe
+from temper.unlearn.checks import dtype_of, smoother_of
 from temper.unlearn.objective import Objective
-from temper.unlearn.prepare import dtype_of, prepare, refuse_unbuilt_world, smoother_of
+from temper.unlearn.prepare import prepare, refuse_unbuilt_world
 
 __all__ = ["Plan", "plan"]
 
@@ -100,7 +101,8 @@ def plan(recipe: Recipe) -> Plan:
 
     from temper.models.checkpoint import skeleton_of
     from temper.models.choice import budget
-    from temper.models.selection import SelectLora, SelectMaskFile, SelectRows, decoder_layers, selection_of
+    from temper.models.lora import SelectLora
+    from temper.models.selection import SelectMaskFile, SelectRows, decoder_layers, selection_of
     from temper.models.trunk import check_layer, freeze_above
     from temper.train.arguments import rows_per_step
     from temper.train.plan import plan_of

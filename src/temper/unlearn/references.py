@@ -14,7 +14,8 @@ from temper.run import Run
 from temper.train.losses.term import LossTerm
 from temper.train.plan import plan_of
 from temper.train.reference import RoleReference, can_be_stored, reference_of, stored_bytes
-from temper.unlearn.prepare import Prepared, dtype_of
+from temper.unlearn.checks import dtype_of
+from temper.unlearn.prepare import Prepared
 
 __all__ = ["needs_stored", "references_of", "used_rows"]
 

@@ -20,10 +20,11 @@ from temper.train.losses.kl import KL
 from temper.train.trainer import Spent
 from temper.unlearn.alternatives import Alternatives, Draft
 from temper.unlearn.card import model_card
+from temper.unlearn.checks import objective_of
 from temper.unlearn.context import context_of
 from temper.unlearn.damage import damage_of
 from temper.unlearn.masking import check_given, put_in_force
-from temper.unlearn.prepare import Prepared, identity_of, objective_of, prepare
+from temper.unlearn.prepare import Prepared, identity_of, prepare
 from temper.unlearn.saving import offset_of, save_model, save_offset, save_task_vector, save_weights
 from temper.unlearn.substitution import substitute
 from temper.unlearn.training import Trained, fit, load_to_train, select

@@ -30,8 +30,9 @@ from temper.train.sharding import local_numel, shard
 from temper.train.stopping import RetainFloor, Stopped
 from temper.train.trainer import Extras, Spent
 from temper.train.training import train_roles
+from temper.unlearn.checks import smoother_of
 from temper.unlearn.masking import MASK_FILE
-from temper.unlearn.prepare import Prepared, smoother_of
+from temper.unlearn.prepare import Prepared
 from temper.unlearn.references import needs_stored, references_of, used_rows
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from temper.errors import InputError, RecipeError
 from temper.files import cache_folder
 from temper.models.workshop import Workshop
 from temper.recipe import Recipe
-from temper.unlearn.prepare import Prepared, objective_of, prepare
+from temper.unlearn.checks import objective_of
+from temper.unlearn.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
     from temper.run import Progress

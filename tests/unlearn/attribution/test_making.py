@@ -11,7 +11,7 @@ from temper.data import Encoded, Item
 from temper.errors import DataError, InputError, ModelError, RecipeError
 from temper.models.masks import load_masks, mask_facts
 from temper.models.maskset import overlap
-from temper.unlearn.attribution import making, score_masks
+from temper.unlearn.attribution import keeping, making, score_masks
 from temper.unlearn.attribution.rows import score_rows
 from temper.unlearn.attribution.wagle import Wagle
 from temper.unlearn.attribution.wanda import Wanda
@@ -134,12 +134,12 @@ def test_two_ratios_that_are_nearly_one_have_files_of_their_own(folder, tmp_path
 def test_the_gradients_that_nobody_read_for_longest_leave_a_cache_that_is_full_and_none_that_is_being_written(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(making, "CACHE_LIMIT", 250)
+    monkeypatch.setattr(keeping, "CACHE_LIMIT", 250)
     for age, name in enumerate(("newest", "middle", "oldest", ".oldest.writing")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "gradients.safetensors").write_bytes(b"0" * 100)
         os.utime(tmp_path / name / "gradients.safetensors", ns=(10**9 * (9 - age), 10**9 * (9 - age)))
-    making.make_room(tmp_path, 100)
+    keeping.make_room(tmp_path, 100)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == [".oldest.writing", "newest"]
 
 
@@ -148,7 +148,7 @@ def test_gradients_that_are_read_again_are_not_the_oldest_any_more(folder, tmp_p
     score_masks(recipe_for(folder, selection={"snip": 0.1}), [0.1], tmp_path / "first")
     (stored,) = (tmp_path / "cache" / "attribution").glob("*/gradients.safetensors")
     os.utime(stored, ns=(10**9, 10**9))
-    monkeypatch.setattr(making, "CACHE_LIMIT", 1)
+    monkeypatch.setattr(keeping, "CACHE_LIMIT", 1)
     score_masks(recipe_for(folder, selection={"snip": 0.2}), [0.2], tmp_path / "second")
     assert stored.stat().st_mtime_ns > 10**12, "a full cache keeps what the run reads"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import torch
 
 from temper import processes
 from temper.data import Item
-from temper.errors import DataError, DiskFull, InputError, RecipeError
+from temper.errors import DataError, InputError, RecipeError
 from temper.files import cache_folder, folder_aside, hash_json, write_json
 from temper.models.histogram import by_size
 from temper.models.kinds import kind_of
@@ -31,8 +30,9 @@ from temper.models.rows import transposed_weights
 from temper.models.tensorfile import TensorReader
 from temper.models.units import units_of
 from temper.unlearn.attribution.base import ScoredSelection
-from temper.unlearn.attribution.gradients import BATCH_TOKENS, SPILL_LIMIT, mean_gradients
+from temper.unlearn.attribution.gradients import BATCH_TOKENS, mean_gradients
 from temper.unlearn.attribution.inputs import input_norms
+from temper.unlearn.attribution.keeping import bytes_while_taken, gradient_cache, gradient_folder, make_room
 from temper.unlearn.attribution.rows import forget_rows, score_rows, scored_tokens
 from temper.unlearn.attribution.scores import Scores
 from temper.unlearn.attribution.waiting import Spill
@@ -44,16 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Scored", "make_masks", "score_masks", "scored", "scores_of"]
 
-CACHE: Final = "attribution"
-
 FORM: Final = 1
 """Raised whenever the same rows and weights give other gradients than before."""
-
-KEEP_LIMIT: Final = 2**30
-"""Bytes of gradients up to which they stay in the cache."""
-
-CACHE_LIMIT: Final = 4 * 2**30
-"""Bytes of all gradients in the cache; the oldest go first."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +106,8 @@ def scores_of(
             try:
                 gradients[role] = TensorReader(stored)
                 os.utime(stored)  # the oldest ones that nobody reads leave the cache first
+                if progress is not None:
+                    progress("score", len(items[role]), len(items[role]), f"gradient of the {role} rows, taken before")
             except (DataError, FileNotFoundError):
 
                 def told(done: int, total: int, role: str = role) -> None:
@@ -121,7 +115,7 @@ def scores_of(
                         progress("score", done, total, f"gradient of the {role} rows")
 
                 held = getattr(torch, selection.hold)
-                if folder == cache_folder() / CACHE:
+                if folder == gradient_cache():
                     make_room(folder, held.itemsize * sum(parameters[name].numel() for name in competing))
                 with folder_aside(stored.parent) as aside:
                     mean_gradients(
@@ -163,50 +157,6 @@ def choices_of(selection: ScoredSelection, scores: Scores, model: Any, ratios: S
     )
 
 
-def make_room(cache: Path, size: int) -> None:
-    """Drop the gradients that were not read for longest until others of this size fit. One that is being read stays readable."""
-    known = []
-    for file in cache.glob("*/gradients.safetensors"):
-        with contextlib.suppress(FileNotFoundError):
-            if not file.parent.name.startswith("."):  # those are still being written
-                facts = file.stat()
-                known.append((facts.st_mtime_ns, facts.st_size, file.parent))
-    total = sum(held for _, held, _ in known)
-    for _, held, folder in sorted(known):
-        if total + size <= CACHE_LIMIT:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= held
-
-
-def _waiting(model: Any, size: int, items: Mapping[str, Sequence[Item]]) -> int:
-    """Return about how many bytes lie on disk while gradients are taken: their float32 sums, and activations that wait."""
-    config = model.config.get_text_config()
-    tokens = max((sum(len(item.input_ids) for item in part) for part in items.values()), default=0)
-    width = next(iter(model.parameters())).element_size()
-    # some forty numbers a token for each unit of width, in every block
-    activations = 40 * width * int(config.hidden_size) * int(config.num_hidden_layers) * tokens
-    return int(4 * size + min(activations, SPILL_LIMIT))
-
-
-@contextlib.contextmanager
-def _place(identity: str | None, size: int, waiting: int) -> Iterator[Path]:
-    """Give the folder for gradients: in the cache, for good where they are small and belong to a model that can be told from others."""
-    cache = cache_folder() / CACHE
-    cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
-    if (size + waiting) * 1.1 > free:
-        raise DiskFull(
-            f"gradients of the forget and retain rows take {size / 2**30:.1f} GiB in {cache}, and {waiting / 2**30:.1f} GiB while they are taken, where "
-            f"{free / 2**30:.1f} GiB are free. Exclude parameters, set hold: bfloat16 in the selection, or give another cache folder (TEMPER_CACHE)."
-        )
-    if identity is not None and size <= KEEP_LIMIT:
-        yield cache
-        return
-    with tempfile.TemporaryDirectory(prefix="once-", dir=cache) as folder:
-        yield Path(folder)
-
-
 @contextlib.contextmanager
 def scored(
     recipe: Recipe,
@@ -236,7 +186,7 @@ def scored(
     held = (
         size * getattr(torch, selection.hold).itemsize * len([role for role in ("forget", "retain") if role in selection.needs])
     )
-    with _place(identity, held, _waiting(model, size, items) if held else 0) as folder:
+    with gradient_folder(identity, held, bytes_while_taken(model, size, items) if held else 0) as folder:
         scores = scores_of(
             selection,
             model,
